@@ -1,0 +1,29 @@
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+
+
+wildcard_constraints:
+    iteration=r"[1-9]\d*",
+
+
+WANTED = []
+
+if config["descriptors"]:
+
+    include: "workflow/rules/descriptors.smk"
+
+    WANTED.append(rules.descriptors.input)
+
+
+rule all:
+    """Everything that the config asks for."""
+    default_target: True
+    input:
+        WANTED,

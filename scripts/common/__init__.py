@@ -1,0 +1,1 @@
+"""What both wings need: configuration, files, stages."""

@@ -1,0 +1,116 @@
+"""Files that appear only complete: written beside their place, synced, then moved there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError
+
+SCHEMA_VERSION = 1
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn the system's refusal to write into one line that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); free space or permissions?") from error
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """A temporary name beside ``path``; on success it is synced and moved there, on failure it is removed."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with open(temporary, "rb+") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: dict[str, Any]) -> None:
+    """JSON with a schema version first; non-finite numbers become the strings that float() reads."""
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **_plain(content)}, indent=1, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_lines(path: str | Path, lines: Sequence[str]) -> None:
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_npy(path: str | Path, array: np.ndarray) -> None:
+    with atomic(path) as temporary, open(temporary, "wb") as handle:
+        np.save(handle, array, allow_pickle=False)
+
+
+def write_npz(path: str | Path, **arrays: Any) -> None:
+    with atomic(path) as temporary, open(temporary, "wb") as handle:
+        np.savez(handle, allow_pickle=False, **arrays)
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete it and run the same command again") from None
+    found = content.get("schema_version") if isinstance(content, dict) else None
+    if found != SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema_version is {found}, not {SCHEMA_VERSION}; delete it and run the same command again"
+        )
+    return content
+
+
+def read_lines(path: str | Path) -> list[str]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete it and run the same command again") from None
+    # an editor may have left out the last line's end
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def read_npy(path: str | Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except Exception as error:  # a damaged header may ask for any size, and parse as anything
+        raise UserError(f"{path}: cannot be read ({error}); delete it and run the same command again") from None
+
+
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # zipfile, zlib and numpy each have their own
+        raise UserError(f"{path}: cannot be read ({error}); delete it and run the same command again") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

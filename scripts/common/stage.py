@@ -1,0 +1,241 @@
+"""Opens a stage: command line, settings, threads, log lines, provenance. Every script in scripts/ reads alike."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from pydantic import ValidationError
+from threadpoolctl import threadpool_limits
+
+from common import files
+from common.config import Runtime, Settings, explain, with_runtime
+from common.errors import UserError
+
+INTERPRETER_GB = 0.35
+LIBRARIES = ("numpy", "scipy", "pyarrow", "igraph", "leidenalg", "pydantic", "snakemake")
+
+
+@dataclass
+class Stage:
+    """What a script gets: its settings, its files, its share of the machine."""
+
+    name: str
+    settings: Any
+    runtime: Runtime
+    paths: argparse.Namespace
+    threads: int
+    gpu: int
+    started: float
+    scratches: list[Path] = field(default_factory=list)
+
+    @property
+    def budget(self) -> int:
+        """Host memory that the numerics may plan with, in bytes; the interpreter's own share is taken off."""
+        return int(max(self.runtime.max_host_memory_gb - INTERPRETER_GB, 0.05) * 1e9)
+
+    @staticmethod
+    def gigabytes_for(n_bytes: int) -> float:
+        """The smallest max_host_memory_gb, in tenths, whose ``budget`` is at least ``n_bytes``."""
+        return math.ceil(10 * (n_bytes / 1e9 + INTERPRETER_GB)) / 10
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return self.settings.model_dump()
+
+    def blas(self) -> threadpool_limits:
+        """Context in which the BLAS may use the stage's threads: only for exact sums, whose bits it does not change."""
+        return threadpool_limits(limits=self.threads)
+
+    def log(self, *parts: str) -> None:
+        """One line: ``pass2  | 41,127 rows x 215 columns | exact, pairwise | ...``"""
+        print(f"{self.name:<7}| " + " | ".join(parts), flush=True)
+
+    def warn(self, message: str) -> None:
+        self.log(f"warning: {message}")
+
+    def scratch(self, beside: str | Path) -> Path:
+        """An undeclared folder for what a stage may pick up again after an interruption."""
+        folder = Path(beside).parent / ".state" / self.name
+        with files.writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.scratches.append(folder)
+        return folder
+
+    def forget(self) -> None:
+        """Remove the scratch folders: the work is done."""
+        for folder in self.scratches:
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                folder.parent.rmdir()
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the command line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog.removesuffix('.py')}: {' '.join(message.split())}; see --help\n")
+
+
+def run_stage(
+    name: str,
+    model: type[Settings],
+    inputs: dict[str, str],
+    outputs: dict[str, str],
+    work: Callable[[Stage], None],
+    optional: tuple[str, ...] = (),
+) -> None:
+    """Parse the command line, do the work, report; a user's mistake is one line and exit code 2.
+
+    ``inputs`` and ``outputs`` name the file flags and say what each file is; those in ``optional`` may be left out.
+    """
+    accepted = with_runtime(model)
+    parser = _parser(name, accepted, inputs, outputs, optional)
+    arguments = parser.parse_args()
+    started = time.perf_counter()
+    try:
+        given = _given(accepted, arguments)
+        try:
+            everything = accepted.model_validate(given, strict=False)
+        except ValidationError as error:
+            raise UserError(explain(error, accepted, prefix="--")) from None
+        stage = Stage(
+            name=name,
+            settings=model.model_validate(everything.model_dump(include=set(model.model_fields))),
+            runtime=Runtime.model_validate(everything.model_dump(include=set(Runtime.model_fields))),
+            paths=arguments,
+            threads=arguments.threads,
+            gpu=arguments.gpu,
+            started=started,
+        )
+        if stage.gpu:
+            stage.log("device: cpu (this version has no GPU path yet)")
+        with threadpool_limits(limits=1):
+            work(stage)
+        stage.forget()
+        _report(stage)
+    except UserError as error:
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+
+
+def _parser(
+    name: str, accepted: type[Settings], inputs: dict[str, str], outputs: dict[str, str], optional: tuple[str, ...]
+) -> argparse.ArgumentParser:
+    parser = Parser(prog=f"{name}.py", description=accepted.__doc__, allow_abbrev=False)
+    data = parser.add_argument_group("files")
+    for flag, text in (inputs | outputs).items():
+        data.add_argument(f"--{flag}", required=flag not in optional, metavar="PATH", help=text)
+    data.add_argument("--provenance", metavar="PATH", help="where to record versions, seconds and peak memory")
+    data.add_argument("--code", default="", metavar="DIGEST", help="digest of the source, kept in provenance and state")
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--threads", type=_count(1), default=1, metavar="N", help="threads to use (default 1)")
+    machine.add_argument("--gpu", type=_count(0), default=0, metavar="N", help="GPUs granted (default 0)")
+    keys = parser.add_argument_group("settings (names and defaults of the config)")
+    keys.add_argument("--settings", type=_section, default={}, metavar="JSON", help="several settings at once")
+    for key, info in accepted.model_fields.items():
+        several = "list" in str(info.annotation)
+        default = "" if info.is_required() else f" (default {json.dumps(info.default)})"
+        choices = [choice for choice in get_args(info.annotation) if isinstance(choice, str)]
+        keys.add_argument(
+            f"--{key}",
+            nargs="*" if several else None,
+            metavar="{" + ",".join(choices) + "}" if choices else "VALUE",
+            default=argparse.SUPPRESS,
+            help=f"{info.description}{default}".replace("%", "%%"),
+        )
+    return parser
+
+
+def _count(least: int) -> Callable[[str], int]:
+    def count(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        return int(text)
+
+    return count
+
+
+def _section(text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise argparse.ArgumentTypeError(f"it should be a JSON object of keys and values, not {text}")
+    return content
+
+
+def _given(accepted: type[Settings], arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings on the command line: flags win over --settings; null, none and empty stand for 'not set'."""
+    given = dict(arguments.settings)
+    for key, info in accepted.model_fields.items():
+        if key in arguments:
+            value = getattr(arguments, key)
+            nullable = type(None) in get_args(info.annotation)
+            if nullable and value in ("null", "none", ""):
+                given[key] = None
+            else:
+                given[key] = value if info.annotation is str else _number(value)
+    return given
+
+
+def _number(value: Any) -> Any:
+    """Text of a flag as the number it spells, so that int and float stay apart as in YAML."""
+    if isinstance(value, str):
+        for kind in (int, float):
+            try:
+                return kind(value)
+            except ValueError:
+                continue
+    return value
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _report(stage: Stage) -> None:
+    seconds = time.perf_counter() - stage.started
+    peak = peak_memory()
+    stage.log(f"{seconds:.1f} s", f"{peak / 1e6:,.0f} MB", f"cpu x {stage.threads}")
+    if stage.paths.provenance:
+        files.write_json(
+            stage.paths.provenance,
+            {
+                "stage": stage.name,
+                "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+                "code": stage.paths.code,
+                "parameters": stage.parameters,
+                "runtime": stage.runtime.model_dump(),
+                "threads": stage.threads,
+                "device": "cpu",
+                "seconds": round(seconds, 3),
+                "peak_memory_bytes": peak,
+                "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "python": platform.python_version(),
+                "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+                "versions": {name: _version(name) for name in LIBRARIES},
+            },
+        )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""The numerics of passes 0 to 4: pure functions on arrays."""

@@ -1,0 +1,72 @@
+"""What pass 1 leaves for the later passes, checked for belonging together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from common import files
+from common.errors import UserError
+from descriptors.table import CodeFile
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The columns that passed pass 1: names, statistics (each (P,)), rank codes (P, N)."""
+
+    names: list[str]
+    stats: dict[str, np.ndarray]
+    codes: CodeFile
+
+    @property
+    def n_rows(self) -> int:
+        return self.codes.shape[1]
+
+    def subset(self, positions: np.ndarray) -> ColumnSubset:
+        return ColumnSubset(self.codes, positions)
+
+
+class ColumnSubset:
+    """Rank codes of some columns, numbered from 0."""
+
+    def __init__(self, codes: CodeFile, positions: np.ndarray) -> None:
+        self._codes, self._positions = codes, positions
+        self.shape = (len(positions), codes.shape[1])
+
+    def read(self, columns: np.ndarray, start: int, stop: int) -> np.ndarray:
+        return self._codes.read(self._positions[columns], start, stop)
+
+
+def load(columns_path: str, stats_path: str, codes_path: str) -> Ranked:
+    """Read pass 1's products; UserError where they do not belong together."""
+    names, stats, codes = files.read_lines(columns_path), files.read_npz(stats_path), CodeFile(codes_path)
+    if not len(names) == int(stats["count"]) == codes.shape[0] or int(stats["n_total"]) != codes.shape[1]:
+        raise UserError(
+            f"{codes_path}: {codes.shape[0]} columns x {codes.shape[1]} rows do not belong to {columns_path} "
+            f"({len(names)}) and {stats_path} ({int(stats['count'])} x {int(stats['n_total'])}); run pass1 again"
+        )
+    return Ranked(names, stats, codes)
+
+
+def positions(entered: Sequence[str], names: Sequence[str], path: str) -> np.ndarray:
+    """(len(names),) int64, their places among the columns that passed pass 1; ``path``: where they come from."""
+    places = {name: place for place, name in enumerate(entered)}
+    unknown = [name for name in names if name not in places]
+    if unknown:
+        raise UserError(f"{path}: column {unknown[0]} did not pass pass 1; delete the file and run the passes again")
+    return np.array([places[name] for name in names], dtype=np.int64)
+
+
+def quality_ranks(missing_ratio: np.ndarray, normalized_variance: np.ndarray) -> np.ndarray:
+    """(P,) int64, 0 = best: fewest missing cells, then largest normalised variance, then file order."""
+    order = np.lexsort((np.arange(len(missing_ratio)), -normalized_variance, np.round(missing_ratio, 6)))
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order))
+    return ranks
+
+
+def name_order(names: Sequence[str]) -> np.ndarray:
+    """(P,) int64: the columns sorted by name, an order that does not depend on the file's."""
+    return np.array(sorted(range(len(names)), key=lambda place: names[place]), dtype=np.int64)

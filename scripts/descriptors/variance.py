@@ -1,0 +1,144 @@
+"""Pass 1: what one column looks like, and whether it varies enough to be kept.
+
+Everything is computed from the sorted values, so that neither batches nor the order of rows or files change a bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+ROUNDING = 4 * np.finfo(np.float64).eps
+WIDE = 1021  # largest values near 2^1021: differences do not overflow, small values hardly ever underflow
+
+
+@dataclass(frozen=True)
+class Column:
+    """Statistics of one column's valid values; NaN where there are none."""
+
+    n_valid: int
+    n_missing: int
+    n_distinct: int
+    n_below_mean: int
+    n_at_mean: int
+    top_share: float
+    mean: float
+    std: float
+    variance: float
+    min: float
+    max: float
+    range: float
+    clip_lower: float
+    clip_upper: float
+    trimmed_range: float
+    normalized_variance: float
+    constant: bool
+    degenerate: bool
+
+    @property
+    def missing_ratio(self) -> float:
+        return self.n_missing / (self.n_valid + self.n_missing)
+
+
+def describe(ordered: np.ndarray, n_rows: int, range_mode: str, trim: tuple[float, float]) -> Column:
+    """Statistics of a column.
+
+    Parameters
+    ----------
+    ordered : (n,) float64, valid values, ascending, finite.
+    n_rows : rows of the table, valid or not; >= 1.
+    range_mode : minmax | trimmed | iqr | raw.
+    trim : lower and upper percentile of the trimmed range, in percent.
+
+    Notes
+    -----
+    Normalised variance is Var(w) / (q_hi - q_lo)^2 with w = clip(x, q_lo, q_hi): the same sample in numerator and
+    denominator, hence in [0, 1/4] (Popoviciu 1935). Where the quantiles coincide it falls back to min and max, and
+    ``degenerate`` says so. In mode raw it is the trimmed one; the plain ``variance`` (ddof 0) is what counts there.
+    """
+    n = len(ordered)
+    if n == 0:
+        return _empty(n_rows)
+    # + 0.0 makes one zero of two, which sort as equal, in the order of the rows
+    low, high = float(ordered[0]) + 0.0, float(ordered[-1]) + 0.0
+    # the largest value is below 2^exponent; multiplying by powers of two is exact
+    exponent = int(np.frexp(max(abs(low), abs(high)))[1])
+    scaled = np.ldexp(ordered, WIDE - exponent)
+    scaled += 0.0
+    back = exponent - WIDE
+    mean, variance = _moments(np.ldexp(scaled, -WIDE))
+    original_mean = float(np.ldexp(mean, exponent))
+    at_mean = np.searchsorted(ordered, original_mean, "left"), np.searchsorted(ordered, original_mean, "right")
+    lower, upper = _range(scaled, range_mode, trim)
+    constant = bool(scaled[-1] - scaled[0] <= ROUNDING * max(abs(scaled[0]), abs(scaled[-1])))
+    degenerate = not upper > lower
+    if degenerate:
+        lower, upper = float(scaled[0]), float(scaled[-1])
+    runs = np.diff(np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1], [True]))))
+    with np.errstate(over="ignore"):
+        return Column(
+            n_valid=n,
+            n_missing=n_rows - n,
+            n_distinct=len(runs),
+            n_below_mean=int(at_mean[0]),
+            n_at_mean=int(at_mean[1] - at_mean[0]),
+            top_share=float(runs.max() / n),
+            mean=original_mean,
+            std=float(np.ldexp(np.sqrt(variance), exponent)),
+            variance=float(np.ldexp(variance, 2 * exponent)),
+            min=low,
+            max=high,
+            range=float(np.ldexp(scaled[-1] - scaled[0], back)),
+            clip_lower=float(np.ldexp(lower, back)),
+            clip_upper=float(np.ldexp(upper, back)),
+            trimmed_range=float(np.ldexp(upper - lower, back)),
+            normalized_variance=0.0 if constant else _normalised(scaled, lower, upper),
+            constant=constant,
+            degenerate=degenerate,
+        )
+
+
+def _moments(ordered: np.ndarray) -> tuple[float, float]:
+    """Mean and variance of values within [-1, 1], whose squares cannot overflow."""
+    mean = min(max(float(ordered.mean()), float(ordered[0])), float(ordered[-1]))
+    return mean, float(np.square(ordered - mean).mean())
+
+
+def _empty(n_rows: int) -> Column:
+    unknown = dict.fromkeys((field.name for field in fields(Column)), float("nan"))
+    counts = {"n_valid": 0, "n_missing": n_rows, "n_distinct": 0, "n_below_mean": 0, "n_at_mean": 0}
+    return Column(**(unknown | counts | {"constant": True, "degenerate": True}))  # type: ignore[arg-type]
+
+
+def _range(ordered: np.ndarray, range_mode: str, trim: tuple[float, float]) -> tuple[float, float]:
+    if range_mode == "minmax":
+        return float(ordered[0]), float(ordered[-1])
+    lower, upper = np.percentile(ordered, (25.0, 75.0) if range_mode == "iqr" else trim)
+    return float(lower), float(upper)
+
+
+def _normalised(ordered: np.ndarray, lower: float, upper: float) -> float:
+    return float(np.var((np.clip(ordered, lower, upper) - lower) / (upper - lower)))
+
+
+def removal_reasons(
+    column: Column, range_mode: str, variance_threshold: float, max_missing_ratio: float, min_effective_n: int
+) -> list[str]:
+    """Every reason that applies for dropping the column; empty = keep."""
+    reasons = []
+    if column.n_valid == 0:
+        reasons.append("all values missing")
+    elif column.constant:
+        reasons.append("constant")
+    if column.n_valid:
+        value = column.variance if range_mode == "raw" else column.normalized_variance
+        name = "variance" if range_mode == "raw" else "normalised variance"
+        if not value >= variance_threshold:
+            note = " (degenerate trimmed range)" if column.degenerate and not column.constant else ""
+            reasons.append(f"{name} {value:.3g} below {variance_threshold:g}{note}")
+    if column.missing_ratio > max_missing_ratio:
+        reasons.append(f"missing ratio {column.missing_ratio:.3g} above {max_missing_ratio:g}")
+    if column.n_valid < min_effective_n:
+        reasons.append(f"{column.n_valid} valid values, fewer than {min_effective_n}")
+    return reasons

@@ -1,0 +1,125 @@
+"""Pass 0: check the input files, and keep a sample of their rows if one is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from common import files
+from common.config import Pass0
+from common.errors import UserError
+from common.stage import Stage, run_stage
+from descriptors.sampling import keep_fraction, keep_smallest, row_hashes
+from descriptors.table import Table, file_key, files_digest, find_files, open_table
+
+GROUP_BYTES = 1 << 26  # of one row group of the sample, as numbers
+
+
+def main() -> None:
+    run_stage(
+        "pass0",
+        Pass0,
+        inputs={},
+        outputs={
+            "out-manifest": "JSON: files, rows, columns, what was skipped and sampled",
+            "out-sample": "Parquet: the sampled rows, only with sample_per_file or sample_rows",
+        },
+        work=work,
+        optional=("out-sample",),
+    )
+
+
+def work(stage: Stage) -> None:
+    settings: Pass0 = stage.settings
+    paths = find_files(settings.parquet_glob)
+    table = open_table(paths, settings.n_metadata, settings.metadata_columns, settings.exclude_columns)
+    if table.rows == 0:
+        raise UserError(f"{paths[0]}: no rows in any of the {len(paths)} files that parquet_glob matches")
+    sampled = settings.sample_rows is not None or settings.sample_per_file is not None
+    kept = [part.rows for part in table.parts]
+    source = paths
+    if sampled:
+        if stage.paths.out_sample is None:
+            raise UserError("--out-sample is required with sample_per_file and sample_rows; name a Parquet file")
+        masks = choose(table, settings)
+        kept = [int(mask.sum()) for mask in masks]
+        if sum(kept) == 0:
+            raise UserError("config: descriptors.sample_per_file keeps no row at all; raise it")
+        write_sample(table, masks, stage.paths.out_sample, stage.runtime.batch_rows)
+        source = [stage.paths.out_sample]
+    files.write_json(
+        stage.paths.out_manifest,
+        {
+            "parameters": stage.parameters,
+            "source_fingerprint": files_digest(settings.parquet_glob),
+            "n_rows": table.rows,
+            "n_rows_kept": sum(kept),
+            "sampled": sampled,
+            "fraction": sum(kept) / table.rows,
+            "files": [
+                {"path": part.path, "key": file_key(part.path, settings.parquet_glob), "rows": part.rows, "kept": count}
+                for part, count in zip(table.parts, kept, strict=True)
+            ],
+            "source": source,
+            "metadata_columns": table.metadata,
+            "excluded_columns": table.excluded,
+            "descriptors": table.descriptors,
+        },
+    )
+    what = f"{sum(kept):,} of {table.rows:,} rows sampled" if sampled else f"{table.rows:,} rows, all kept"
+    columns = f"{len(table.descriptors)} descriptors, {len(table.metadata)} metadata columns"
+    stage.log(f"{len(paths)} files", what, columns)
+
+
+def choose(table: Table, settings: Pass0) -> list[np.ndarray]:
+    """Rows to keep of each file, (rows,) bool."""
+    hashes = [
+        row_hashes(settings.random_seed, file_key(part.path, settings.parquet_glob), part.rows) for part in table.parts
+    ]
+    if settings.sample_rows is not None:
+        together = keep_smallest(np.concatenate(hashes), settings.sample_rows)
+        return np.split(together, np.cumsum([part.rows for part in table.parts])[:-1])
+    wanted = settings.sample_per_file
+    if isinstance(wanted, float):
+        return [keep_fraction(each, wanted) for each in hashes]
+    assert wanted is not None
+    return [keep_smallest(each, wanted) for each in hashes]
+
+
+def write_sample(table: Table, masks: list[np.ndarray], path: str, batch_rows: int) -> None:
+    """Stream the kept rows, all columns, into one Parquet file; its row groups do not depend on ``batch_rows``."""
+    schema = table.schema
+    group = max(GROUP_BYTES // (8 * len(schema)), 1)
+    with files.atomic(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        waiting, n_waiting = [schema.empty_table()], 0
+        for rows in kept_rows(table, masks, schema, batch_rows):
+            waiting.append(rows)
+            n_waiting += len(rows)
+            while n_waiting >= group:
+                together = pa.concat_tables(waiting)
+                writer.write_table(together.slice(0, group).combine_chunks(), row_group_size=group)
+                waiting, n_waiting = [together.slice(group)], n_waiting - group
+        writer.write_table(pa.concat_tables(waiting).combine_chunks(), row_group_size=group)
+
+
+def kept_rows(table: Table, masks: list[np.ndarray], schema: pa.Schema, batch_rows: int) -> Iterator[pa.Table]:
+    for part, mask in zip(table.parts, masks, strict=True):
+        at = 0
+        for batch in part.batches(batch_rows):
+            rows = pa.Table.from_batches([batch.filter(pa.array(mask[at : at + len(batch)]))]).select(schema.names)
+            at += len(batch)
+            try:
+                yield rows.cast(schema)
+            except pa.ArrowException as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(
+                    f"{part.path}: its columns do not fit those of the other files ({reason}); convert them, or leave "
+                    "out sample_per_file and sample_rows"
+                ) from None
+
+
+if __name__ == "__main__":
+    main()

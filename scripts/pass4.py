@@ -1,0 +1,161 @@
+"""Pass 4: of columns that depend on one another in any way (HSIC and RDC), keep one representative a cluster."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from common import files
+from common.config import Pass4
+from common.stage import Stage, run_stage
+from descriptors import clusters, lineage, nonlinear, products
+from descriptors.sampling import content_sample
+
+
+def main() -> None:
+    run_stage(
+        "pass4",
+        Pass4,
+        inputs={
+            "columns": "text: columns that passed pass 3",
+            "entered": "text: columns that passed pass 1",
+            "stats": "npz: their statistics",
+            "codes": "npy: their rank codes",
+            "rows": "npy: content hash of each row (read for pass4_rows)",
+            "pass1": "JSON of pass 1",
+            "pass2": "JSON of pass 2",
+            "pass3": "JSON of pass 3",
+        },
+        outputs={
+            "out-details": "JSON: why each column was removed",
+            "out-columns": "text: the final descriptors, one a line",
+            "out-clusters": "JSON: which descriptors each final one stands for",
+            "out-similarity": "npz: HSIC, RDC and fused similarity of the columns that entered",
+            "out-removed": "tsv: every removed descriptor of every pass, with the reason",
+        },
+        work=work,
+    )
+
+
+def work(stage: Stage) -> None:
+    settings: Pass4 = stage.settings
+    ranked = products.load(stage.paths.entered, stage.paths.stats, stage.paths.codes)
+    names = files.read_lines(stage.paths.columns)
+    places = products.positions(ranked.names, names, stage.paths.columns)
+    stats = {key: values[places] for key, values in ranked.stats.items() if values.ndim}
+    similarity, rows = compare(stage, ranked, places, stats)
+    gated, quantiles = nonlinear.gate(similarity, partial(nonlinear.null_quantile, **dictionary(settings)))
+    groups = clusters.cluster(
+        gated,
+        settings.nonlinear_threshold,
+        settings.clustering,
+        products.name_order(names),
+        resolution=settings.leiden_resolution,
+        n_consensus=settings.n_consensus,
+        topk=settings.topk,
+        topk_above=settings.topk_above,
+        seed=settings.random_seed,
+    )
+    kept = clusters.represent(
+        gated,
+        settings.nonlinear_threshold,
+        groups,
+        stats["missing_ratio"],
+        stats["normalized_variance"],
+        leader=settings.clustering == "leader",
+    )
+    removed = clusters.removals(kept, similarity.fused, names, "HSIC + RDC")
+    final = [names[cluster.representative] for cluster in kept]
+    halves = {"hsic": similarity.hsic, "rdc": similarity.rdc}
+    computed = {name: matrix for name, matrix in halves.items() if matrix is not None}
+    for entry in removed:
+        pair = names.index(entry["descriptor"]), names.index(entry["parent"])
+        entry |= {name: float(matrix[pair]) for name, matrix in computed.items()}
+    if quantiles:
+        stage.warn(
+            f"some pairs have fewer than {nonlinear.FEW_ROWS:,} common rows, where independent columns look alike; "
+            "they are joined only above the 99 % quantile of independent columns"
+        )
+    files.write_npz(stage.paths.out_similarity, fused=similarity.fused, common_rows=similarity.common, **computed)
+    files.write_lines(stage.paths.out_columns, final)
+    files.write_json(
+        stage.paths.out_details,
+        {
+            "parameters": stage.parameters,
+            "input_fingerprint": files.read_json(stage.paths.pass3)["input_fingerprint"],
+            "n_rows": ranked.n_rows,
+            "rows_used": rows,
+            "standard_error": nonlinear.standard_error(rows),
+            "null_quantiles": quantiles,
+            "edges": len(clusters.edges(gated, settings.nonlinear_threshold)[0]),
+            "removed_count": len(removed),
+            "remaining_count": len(final),
+            "removed": [entry["descriptor"] for entry in removed],
+            "removed_details": removed,
+        },
+    )
+    write_lineage(stage, ranked.names, final, removed)
+    stage.log(
+        f"{rows:,} rows x {len(names)} columns",
+        f"HSIC {settings.hsic_D} + RDC {settings.rdc_d} features, {settings.features}",
+        f"{len(removed)} joined {sum(1 for cluster in kept if cluster.members)} clusters, {len(final)} stay",
+    )
+
+
+def compare(
+    stage: Stage, ranked: products.Ranked, places: np.ndarray, stats: dict[str, np.ndarray]
+) -> tuple[nonlinear.Similarity, int]:
+    """Similarity of the columns, and the number of rows that it was computed from."""
+    settings: Pass4 = stage.settings
+    rows = None
+    if settings.pass4_rows is not None and settings.pass4_rows < ranked.n_rows:
+        rows = content_sample(files.read_npy(stage.paths.rows), settings.random_seed, settings.pass4_rows)
+    with stage.blas(), tqdm(desc="pass4", unit="tile", disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        similarity = nonlinear.similarity(
+            ranked.subset(places),
+            stats["n_valid"],
+            stats["missing_pattern"],
+            min_common=settings.min_effective_n,
+            budget=stage.budget,
+            rows=rows,
+            progress=progress,
+            **dictionary(settings),
+        )
+    return similarity, ranked.n_rows if rows is None else len(rows)
+
+
+def dictionary(settings: Pass4) -> dict[str, Any]:
+    """What determines the features: arguments of nonlinear.similarity and of its value under independence."""
+    names = {"features", "hsic_D", "rdc_d", "rdc_seeds", "w_hsic", "w_rdc"}
+    return {"seed": settings.random_seed, **settings.model_dump(include=names)}
+
+
+def write_lineage(stage: Stage, entered: list[str], final: list[str], removed: list[dict]) -> None:
+    """Who stands for whom, over all passes."""
+    first = {entry["descriptor"]: entry["reasons"] for entry in files.read_json(stage.paths.pass1)["removed_details"]}
+    later = {
+        2: files.read_json(stage.paths.pass2)["removed_details"],
+        3: files.read_json(stage.paths.pass3)["removed_details"],
+        4: removed,
+    }
+    parents = {
+        entry["descriptor"]: lineage.Parent(entry["parent"], number, entry["similarity"], entry["measure"])
+        for number, entries in later.items()
+        for entry in entries
+    }
+    reasons = {entry["descriptor"]: entry["reason"] for entries in later.values() for entry in entries}
+    files.write_json(stage.paths.out_clusters, lineage.cluster_info(entered, final, parents))
+    rows = [lineage.HEADER, *lineage.removal_table(entered, parents, first, reasons)]
+    files.write_lines(stage.paths.out_removed, ["\t".join(map(str, row)) for row in rows])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,535 @@
+"""HSIC and RDC of column pairs: known populations, a direct float64 oracle, bounds, and the same bytes however run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.polynomial.hermite import hermgauss
+from numpy.polynomial.hermite_e import hermegauss
+from scipy.special import eval_legendre, ndtr, ndtri
+from scipy.stats import spearmanr
+from sklearn.cross_decomposition import CCA
+from threadpoolctl import threadpool_limits
+
+from descriptors.nonlinear import (
+    FEW_ROWS,
+    RDC_DRAW,
+    FeatureTables,
+    Similarity,
+    frobenius,
+    gate,
+    generator,
+    hsic_dictionary,
+    normalised_hsic,
+    null_quantile,
+    rdc_dictionaries,
+    similarity,
+    standard_error,
+    two_digits,
+)
+from descriptors.ranks import code_type, doubled_midranks
+
+DICTIONARY = {"features": "orthonormal", "hsic_D": 16, "rdc_d": 12, "rdc_seeds": 2, "w_hsic": 0.3, "w_rdc": 0.7}
+PLAN = {"min_common": 2, "seed": 42, "budget": 2**28}
+N = 20_000
+
+
+class InMemory:
+    def __init__(self, codes):
+        self.codes, self.shape = codes, codes.shape
+
+    def read(self, columns, start, stop):
+        return self.codes[columns, start:stop]
+
+
+def coded(values):
+    """(P, N) values, NaN missing -> codes, valid counts, pattern labels."""
+    codes = np.stack([doubled_midranks(column, code_type(values.shape[1]))[0] for column in values])
+    patterns = np.unique(codes != 0, axis=0, return_inverse=True)[1].reshape(-1)
+    return codes, np.count_nonzero(codes, axis=1), patterns
+
+
+def compare(*columns, **chosen):
+    codes, n_valid, patterns = coded(np.array(columns, float))
+    return similarity(InMemory(codes), n_valid, patterns, **DICTIONARY | PLAN | chosen)
+
+
+def same_bytes(one, other):
+    parts = ("hsic", "rdc", "fused", "common")
+    return all(getattr(one, part).tobytes() == getattr(other, part).tobytes() for part in parts)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def gaussian_pair(rho, n, seed=0):
+    x, noise = normal(2, n, seed=seed)
+    return x, rho * x + np.sqrt(1 - rho**2) * noise
+
+
+@st.composite
+def tables(draw, missing=False):
+    """Continuous, binary, few-level, rare-level and dependent columns, some in tied steps, some with missing cells."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    n = draw(st.integers(8, 150))
+    base = rng.standard_normal(n)
+    makers = {
+        "continuous": lambda: rng.standard_normal(n),
+        "binary": lambda: rng.permutation(np.arange(n) < max(n // 3, 1)).astype(float),
+        "rare": lambda: rng.permutation(np.arange(n) == 0).astype(float),
+        "levels": lambda: rng.integers(0, 6, n).astype(float),
+        "many_levels": lambda: np.round(3 * rng.standard_normal(n)),
+        "monotone": lambda: np.exp(base),
+        "square": lambda: base**2,
+        "noisy": lambda: base + 0.3 * rng.standard_normal(n),
+    }
+    kinds = draw(st.lists(st.sampled_from(sorted(makers)), min_size=2, max_size=5))
+    values = np.stack([makers[kind]() for kind in kinds])
+    if missing:
+        for column in range(0, len(values), 2):
+            values[column, rng.random(n) < 0.3] = np.nan
+    return values
+
+
+def population_hsic(n_features, rho):
+    """nHSIC of a bivariate normal by quadrature over x, and over y given x."""
+    x, weights = hermegauss(120)
+    weights /= weights.sum()
+    dictionary = hsic_dictionary("orthonormal", n_features, 0)
+
+    def features(scores):
+        return dictionary.evaluate(ndtr(np.clip(scores, -8, 8)))
+
+    at_x = features(x)
+    at_y = np.stack([weights @ features(rho * score + np.sqrt(1 - rho**2) * x) for score in x])
+    mean = weights @ at_x
+    own = (at_x * weights[:, None]).T @ at_x - np.outer(mean, mean)
+    cross = (at_x * weights[:, None]).T @ at_y - np.outer(mean, mean)
+    norm = frobenius(own[None], np.zeros(1))
+    return float(normalised_hsic(cross[None], norm, norm)[0])
+
+
+def exact_hsic(rho):
+    """The same for the Gaussian kernel, sigma 1, from the characteristic functions of the normal distribution."""
+
+    def unnormalised(r):
+        return 1 / np.sqrt(9 - 4 * r**2) - 2 / np.sqrt(9 - r**2) + 1 / 3
+
+    return unnormalised(rho) / unnormalised(1.0)
+
+
+@pytest.mark.parametrize("rho", [0.2, 0.7, 0.95])
+def test_sixteen_quadrature_features_are_the_gaussian_kernel_to_1e_4(rho):
+    assert population_hsic(16, rho) == pytest.approx(exact_hsic(rho), abs=1e-4)
+
+
+def test_eight_quadrature_features_are_within_half_a_percent_for_a_strong_linear_pair():
+    assert exact_hsic(0.95) == pytest.approx(0.8337, abs=1e-4)
+    assert population_hsic(8, 0.95) == pytest.approx(0.8369, abs=1e-4)
+
+
+def test_a_gaussian_copula_of_correlation_07_has_hsic_336_and_rdc_69():
+    found = compare(*gaussian_pair(0.7, 200_000))
+    assert found.hsic[0, 1] == pytest.approx(exact_hsic(0.7), abs=0.005)
+    assert found.rdc[0, 1] == pytest.approx(0.69, abs=0.01)
+    assert found.fused[0, 1] == pytest.approx(0.3 * found.hsic[0, 1] + 0.7 * found.rdc[0, 1], abs=1e-12)
+
+
+@pytest.mark.parametrize("features", ["orthonormal", "random"])
+def test_two_identical_columns_score_one(features):  # a pipeline in use scored them 0.01
+    x = normal(N)
+    found = compare(x, x.copy(), np.exp(x), features=features)
+    for matrix in (found.hsic, found.rdc, found.fused):
+        np.testing.assert_allclose(matrix, 1.0, atol=1e-6)
+
+
+def test_with_own_weights_for_each_column_or_without_the_square_identical_columns_would_not_score_one():
+    z = ndtri((np.arange(N) + 0.5) / N)
+    own, other = (np.cos(np.outer(z[::20], normal(2_000, seed=k)) + 7 * normal(2_000, seed=9 + k)) for k in range(2))
+    linear = [np.mean((own - own.mean(0)) * (right - right.mean(0))) for right in (own, other)]
+    assert abs(linear[1] / linear[0]) < 0.05
+    assert compare(z, z).hsic[0, 1] == pytest.approx(1.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("features", ["orthonormal", "random"])
+def test_a_parabola_is_joined_though_its_rank_correlation_is_nil(features):
+    x = normal(N)
+    found = compare(x, x**2, features=features)
+    assert abs(spearmanr(x, x**2)[0]) < 0.03
+    assert found.fused[0, 1] >= 0.7
+    if features == "orthonormal":
+        assert found.fused[0, 1] == pytest.approx(0.82, abs=0.01)
+
+
+def test_a_sine_is_joined():
+    x = np.random.default_rng(0).uniform(-1, 1, N)
+    assert compare(x, np.sin(3 * x)).fused[0, 1] >= 0.7
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32), features=st.sampled_from(["orthonormal", "random"]))
+def test_independent_columns_are_never_joined(seed, features):
+    found = compare(*normal(8, 2_000, seed=seed), features=features, seed=seed)
+    assert found.fused[np.triu_indices(8, 1)].max() < 0.3
+
+
+# bounds
+
+
+@settings(max_examples=60, deadline=None)
+@given(table=tables(), features=st.sampled_from(["orthonormal", "random"]))
+def test_similarities_of_complete_columns_are_in_the_unit_interval(table, features):
+    _assert_bounded(compare(*table, features=features))
+
+
+@settings(max_examples=60, deadline=None)
+@given(table=tables(missing=True), features=st.sampled_from(["orthonormal", "random"]))
+def test_similarities_of_incomplete_columns_are_in_the_unit_interval(table, features):
+    _assert_bounded(compare(*table, features=features))
+
+
+def _assert_bounded(found):
+    for matrix in (found.hsic, found.rdc, found.fused):
+        defined = matrix[~np.isnan(matrix)]
+        assert ((defined >= 0) & (defined <= 1)).all()
+        np.testing.assert_array_equal(matrix, matrix.T)
+        np.testing.assert_array_equal(np.diag(matrix), 1.0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(table=tables(missing=True))
+def test_rdc_is_at_least_the_absolute_correlation_of_the_ranks(table):
+    codes = coded(table)[0].astype(float)
+    rdc = compare(*table).rdc
+    for i, j in np.argwhere(~np.isnan(rdc)):
+        both = (codes[i] > 0) & (codes[j] > 0)
+        assert i == j or rdc[i, j] >= abs(np.corrcoef(codes[i, both], codes[j, both])[0, 1]) - 1e-6
+
+
+@settings(max_examples=40, deadline=None)
+@given(table=tables())
+def test_rdc_of_complete_columns_is_at_least_spearman(table):
+    rdc = compare(*table).rdc
+    for i, j in zip(*np.triu_indices(len(table), 1), strict=True):
+        assert rdc[i, j] >= abs(spearmanr(table[i], table[j])[0]) - 1e-6
+
+
+# a direct float64 computation, pair by pair
+
+
+def direct_pair(codes, n_valid, hsic_D=16, rdc_d=12):
+    """nHSIC and RDC of two columns from explicit features of their common rows."""
+    both = (codes[0] > 0) & (codes[1] > 0)
+    u = [(codes[k, both] - 1.0) / (2 * n_valid[k]) for k in range(2)]
+    left, right = (_centred(hermite_features(one, hsic_D)) for one in u)
+    hsic = np.sum((left.T @ right) ** 2) / np.sqrt(np.sum((left.T @ left) ** 2) * np.sum((right.T @ right) ** 2))
+    left, right = (_orthonormal(_centred(legendre_features(one, rdc_d))) for one in u)
+    return hsic, np.linalg.svd(left.T @ right, compute_uv=False)[0]
+
+
+def hermite_features(u, hsic_D):
+    nodes, weights = hermgauss(hsic_D)
+    angle = np.outer(ndtri(u), np.sqrt(2) * nodes[nodes > 0])
+    size = np.sqrt(2 * weights[nodes > 0] / np.sqrt(np.pi))
+    return np.hstack([size * np.cos(angle), size * np.sin(angle)])
+
+
+def legendre_features(u, rdc_d):
+    return np.stack([np.sqrt(2 * k + 1) * eval_legendre(k, 2 * u - 1) for k in range(1, rdc_d + 1)], axis=1)
+
+
+def _centred(features):
+    return features - features.mean(axis=0)
+
+
+def _orthonormal(features):
+    basis, size, _ = np.linalg.svd(features, full_matrices=False)
+    return basis[:, size > 1e-4 * size[0]]
+
+
+def mixed_columns(n=3_000):
+    x, y, noise = normal(3, n)
+    return np.stack([x, y, x**2 + 0.3 * noise, x > 0.5, np.floor(2 * np.abs(y)).clip(0, 4), np.sin(2 * x) + 0.5 * y])
+
+
+def with_holes(values):
+    holes = values.copy()
+    n = values.shape[1]
+    holes[0, : n // 3] = np.nan
+    holes[2, np.random.default_rng(5).random(n) < 0.2] = np.nan
+    holes[3, n // 4 : n // 2] = np.nan
+    holes[4, np.argsort(values[4])[-n // 5 :]] = np.nan
+    return holes
+
+
+@pytest.mark.parametrize("columns", [mixed_columns(), with_holes(mixed_columns())], ids=["complete", "missing"])
+def test_every_pair_equals_the_direct_computation(columns):
+    codes, n_valid, _ = coded(columns)
+    found = compare(*columns)
+    for i, j in zip(*np.triu_indices(len(columns), 1), strict=True):
+        pair = [i, j]
+        hsic, rdc = direct_pair(codes[pair], n_valid[pair])
+        assert found.hsic[i, j] == pytest.approx(hsic, abs=1e-5)
+        assert found.rdc[i, j] == pytest.approx(rdc, abs=1e-5)
+        assert found.common[i, j] == np.count_nonzero((codes[i] > 0) & (codes[j] > 0))
+
+
+def test_rdc_equals_the_canonical_correlation_of_scikit_learn():
+    columns = mixed_columns()[[0, 2]]
+    codes, n_valid, _ = coded(columns)
+    blocks = [legendre_features((codes[k] - 1.0) / (2 * n_valid[k]), 12) for k in range(2)]
+    scores = CCA(n_components=1, max_iter=10_000, tol=1e-12).fit(*blocks).transform(*blocks)
+    assert compare(*columns).rdc[0, 1] == pytest.approx(np.corrcoef(*(s[:, 0] for s in scores))[0, 1], abs=1e-5)
+
+
+def test_long_columns_looked_up_by_cell_equal_the_direct_computation():
+    n = 70_000
+    columns = np.stack([*gaussian_pair(0.6, n), np.where(np.arange(n) % 3 == 0, np.nan, normal(n))])
+    columns[2] += columns[0] ** 2
+    codes, n_valid, _ = coded(columns)
+    found = compare(*columns)
+    for i, j in ((0, 1), (0, 2), (1, 2)):  # column 2 has few enough values for a table by code
+        hsic, rdc = direct_pair(codes[[i, j]], n_valid[[i, j]])
+        assert found.hsic[i, j] == pytest.approx(hsic, abs=1e-5)
+        assert found.rdc[i, j] == pytest.approx(rdc, abs=1e-5)
+
+
+def test_sin_features_keep_a_fast_oscillation_that_a_float32_gram_route_loses():
+    x = normal(N)
+    columns = x, np.sin(4 * x)
+    u = [(code - 1.0) / (2 * N) for code in coded(np.array(columns))[0]]
+    slope, phase = np.sqrt(1 / 6) * generator(42, RDC_DRAW, 0).standard_normal((2, 12))
+    raw = [_centred(np.sin(np.outer(one, slope) + phase)) for one in u]
+    reference = np.linalg.svd(_qr_basis(raw[0]).T @ _qr_basis(raw[1]), compute_uv=False)[0]
+    assert reference > 0.87
+    assert compare(*columns, features="random", rdc_seeds=1).rdc[0, 1] == pytest.approx(reference, abs=1e-3)
+    assert _float32_gram_rdc(*raw) < 0.4
+
+
+def test_every_draw_of_sin_features_keeps_enough_directions():
+    widths = [dictionary.width for dictionary in rdc_dictionaries("random", 12, 50, 1)]
+    assert min(widths) >= 5
+
+
+def _qr_basis(features):
+    """Orthonormal basis of one column's raw features in float64, directions above 1e-8 of the largest."""
+    basis, triangle = np.linalg.qr(features)
+    rotation, size, _ = np.linalg.svd(triangle)
+    return basis @ rotation[:, size > 1e-8 * size[0]]
+
+
+def _float32_gram_rdc(left, right):
+    """Canonical correlation from float32 products of the raw features."""
+    left, right = left.astype(np.float32), right.astype(np.float32)
+    return np.linalg.svd(_whiten(left.T @ left) @ (left.T @ right) @ _whiten(right.T @ right).T, compute_uv=False)[0]
+
+
+def _whiten(gram):
+    values, vectors = np.linalg.eigh(gram)
+    kept = values > 1e-6 * values[-1]
+    return (vectors[:, kept] / np.sqrt(values[kept])).T
+
+
+# the same bytes
+
+
+def test_strictly_monotone_transforms_change_nothing():
+    columns = with_holes(mixed_columns(500))
+    steps = [np.exp, np.arctan, lambda v: v**3, lambda v: 2 * v - 7, lambda v: np.exp(5 * v), lambda v: v]
+    moved = [step(column) for step, column in zip(steps, columns, strict=True)]
+    assert same_bytes(compare(*columns), compare(*moved))
+
+
+@pytest.mark.parametrize("features", ["orthonormal", "random"])
+def test_tiles_and_blocks_of_any_size_give_the_same_bytes(features):
+    columns = with_holes(mixed_columns(1_000))
+    whole = compare(*columns, features=features)
+    for budget in (1, 30_000, 1_000_000):
+        assert same_bytes(whole, compare(*columns, features=features, budget=budget))
+
+
+@settings(max_examples=10, deadline=None)
+@given(table=tables(missing=True), seed=st.integers(0, 2**32))
+def test_the_order_of_rows_changes_no_byte(table, seed):
+    order = np.random.default_rng(seed).permutation(table.shape[1])
+    assert same_bytes(compare(*table), compare(*table[:, order]))
+
+
+@pytest.mark.parametrize("features", ["orthonormal", "random"])
+def test_the_number_of_threads_changes_no_byte(features):
+    columns = np.concatenate([with_holes(mixed_columns(N)), normal(6, N, seed=1)])
+    with threadpool_limits(1):
+        one = compare(*columns, features=features)
+    with threadpool_limits(2):
+        assert same_bytes(one, compare(*columns, features=features))
+
+
+@pytest.mark.parametrize("features", ["orthonormal", "random"])
+def test_features_are_the_same_integers_with_and_without_room_for_tables(features):
+    codes, n_valid, _ = coded(with_holes(mixed_columns(501)))
+    for dictionary in (hsic_dictionary(features, 8, 1), *rdc_dictionaries(features, 9, 1, 1)):
+        whole = FeatureTables(dictionary, 2**30).features(codes, n_valid)
+        assert np.abs(whole).max() <= dictionary.bound <= 2**21
+        cramped = FeatureTables(dictionary, 0)
+        for start in range(0, 501, 37):
+            part = slice(start, start + 37)
+            np.testing.assert_array_equal(cramped.features(codes[:, part], n_valid), whole[part])
+
+
+def test_more_rows_than_one_exact_product_holds_sum_without_a_rounding():
+    x, y = gaussian_pair(0.5, 30_000)
+    y[::7] = np.nan
+    codes, n_valid, _ = coded(np.stack([x, y]))
+    found = compare(x, y, rdc_d=32)
+    assert same_bytes(found, compare(x, y, rdc_d=32, budget=2**20))
+    assert found.rdc[0, 1] == pytest.approx(direct_pair(codes, n_valid, rdc_d=32)[1], abs=1e-4)
+
+
+def test_a_row_subset_equals_a_table_of_those_rows_with_the_ranks_of_the_whole_table():
+    codes, n_valid, patterns = coded(with_holes(mixed_columns(2_000)))
+    rows = np.sort(np.random.default_rng(0).permutation(2_000)[:700])
+    whole = similarity(InMemory(codes), n_valid, patterns, rows=rows, **DICTIONARY | PLAN)
+    cut = similarity(InMemory(codes[:, rows]), n_valid, patterns, **DICTIONARY | PLAN)
+    assert same_bytes(whole, cut)
+    tight = DICTIONARY | PLAN | {"budget": 1}
+    assert same_bytes(whole, similarity(InMemory(codes), n_valid, patterns, rows=rows, **tight))
+
+
+def test_the_seed_moves_random_features_only():
+    x, y = gaussian_pair(0.7, 1_000)
+    assert same_bytes(compare(x, y, seed=1), compare(x, y, seed=2))
+    assert not same_bytes(compare(x, y, seed=1, features="random"), compare(x, y, seed=2, features="random"))
+
+
+# few levels, few rows, few columns
+
+
+def test_binary_and_few_level_columns_score_by_the_dependence_of_their_levels():
+    rng = np.random.default_rng(0)
+    bit, three = rng.integers(0, 2, N), rng.integers(0, 3, N)
+    rdc = compare(bit, 1 - bit, three, three == 1).rdc
+    assert rdc[0, 1] == pytest.approx(1.0, abs=1e-6)  # one function of a bit, whatever its sign
+    assert rdc[2, 3] == pytest.approx(1.0, abs=1e-6)  # an indicator of the middle level
+    assert rdc[0, 2] < 0.05
+
+
+def test_a_column_that_is_constant_on_the_common_rows_is_undefined_there_only():
+    x, y = normal(2, 400)
+    steps = np.where(np.arange(400) < 200, 1.0, np.arange(400.0))
+    x[200:] = np.nan
+    found = compare(x, steps, y)
+    for matrix in (found.hsic, found.rdc, found.fused):
+        assert np.isnan(matrix[0, 1]) and np.isnan(matrix[1, 0])
+        assert not np.isnan(matrix[[0, 1], [2, 2]]).any()
+    assert np.isnan(compare(np.ones(50), y[:50]).fused[0, 1])
+
+
+def test_pairs_with_too_few_common_rows_are_undefined():
+    x, y, z = normal(3, 300)
+    x[:160], y[170:] = np.nan, np.nan
+    found = compare(x, y, z, min_common=100)
+    assert found.common[0, 1] == 10
+    assert np.isnan(found.fused[0, 1]) and np.isnan(found.rdc[0, 1])
+    assert not np.isnan(found.fused[:2, 2]).any()
+    x[:] = np.nan
+    assert np.isnan(compare(x, z, min_common=2).fused[0, 1])
+
+
+@pytest.mark.parametrize("n_columns", [0, 1, 2])
+def test_tables_of_no_one_and_two_columns_are_fine(n_columns):
+    codes, n_valid, patterns = coded(normal(2, 100))
+    found = similarity(InMemory(codes[:n_columns]), n_valid[:n_columns], patterns[:n_columns], **DICTIONARY | PLAN)
+    assert found.fused.shape == found.common.shape == (n_columns, n_columns)
+    np.testing.assert_array_equal(np.diag(found.fused), 1.0)
+
+
+def test_a_half_without_weight_is_not_computed():
+    pair = gaussian_pair(0.5, 500)
+    both, hsic, rdc = compare(*pair), compare(*pair, w_rdc=0.0), compare(*pair, w_hsic=0.0)
+    assert hsic.rdc is None and rdc.hsic is None
+    np.testing.assert_array_equal(hsic.fused, both.hsic)
+    np.testing.assert_array_equal(rdc.fused, both.rdc)
+    np.testing.assert_array_equal(hsic.common, both.common)
+    with pytest.raises(ValueError, match="both 0"):
+        compare(*pair, w_hsic=0.0, w_rdc=0.0)
+
+
+def test_weights_are_scaled_to_sum_one():
+    pair = gaussian_pair(0.5, 500)
+    np.testing.assert_allclose(compare(*pair, w_hsic=3.0, w_rdc=7.0).fused, compare(*pair).fused, rtol=1e-14)
+
+
+def test_progress_counts_every_row_of_every_read_and_ends_at_the_total():
+    told = []
+    compare(*mixed_columns(500), budget=200_000, progress=lambda *step: told.append(step))
+    done, totals = zip(*told, strict=True)
+    assert len(set(totals)) == 1 and done[-1] == totals[0]
+    assert list(done) == sorted(done)
+
+
+# chance
+
+
+@pytest.mark.parametrize(
+    ("features", "n_rows", "typical"),
+    [
+        ("random", 77, 0.42),  # about five directions
+        ("random", 500, 0.16),
+        ("random", 5_000, 0.05),
+        ("orthonormal", 77, 0.68),  # all twelve
+        ("orthonormal", 500, 0.28),
+        ("orthonormal", 5_000, 0.09),
+    ],
+)
+def test_rdc_of_independent_columns_is_far_above_nil_in_small_samples(features, n_rows, typical):
+    rdc_alone = DICTIONARY | {"w_hsic": 0.0, "features": features, "rdc_seeds": 4}
+    assert null_quantile(n_rows, **rdc_alone, seed=1, quantile=0.5) == pytest.approx(typical, abs=0.02)
+
+
+@pytest.mark.parametrize("features", ["orthonormal", "random"])
+def test_the_null_quantile_is_that_of_similarities_of_independent_columns(features):
+    chosen = DICTIONARY | {"features": features}
+    fused = compare(*normal(30, 200, seed=4), **chosen).fused[np.triu_indices(30, 1)]
+    for quantile, slack in ((0.5, 0.01), (0.99, 0.05)):
+        assert null_quantile(200, **chosen, seed=42, quantile=quantile) == pytest.approx(
+            np.quantile(fused, quantile), abs=slack
+        )
+
+
+def test_the_null_quantile_depends_on_the_seed_alone():
+    assert null_quantile(300, **DICTIONARY, seed=7) == null_quantile(300, **DICTIONARY, seed=7)
+    assert null_quantile(300, **DICTIONARY, seed=7) != null_quantile(300, **DICTIONARY, seed=8)
+    with threadpool_limits(1):
+        one = null_quantile(1_900, **DICTIONARY, seed=7)
+    assert one == null_quantile(1_900, **DICTIONARY, seed=7)
+    with pytest.raises(ValueError, match="at least 2"):
+        null_quantile(1, **DICTIONARY, seed=7)
+
+
+def test_the_gate_removes_chance_similarity_on_few_rows_and_keeps_dependence():
+    columns = [*gaussian_pair(0.9, 150), *normal(6, 150, seed=8)]
+    found = compare(*columns, min_common=100)
+    fused, quantiles = gate(found, lambda n: null_quantile(n, **DICTIONARY, seed=42))
+    assert list(quantiles) == [150]
+    assert fused[0, 1] == found.fused[0, 1] > 0.6
+    others = fused[2:, 2:][np.triu_indices(6, 1)]
+    assert np.mean(others == 0) > 0.8 and (found.fused[2:, 2:] > 0.1).all()
+
+
+def test_the_gate_asks_only_for_the_rows_it_needs_and_leaves_undefined_pairs():
+    common = np.array([[3_000, 1_999, 2_000], [1_999, 2_500, 1_234], [2_000, 1_234, 2_400]])
+    fused = np.array([[1.0, 0.1, 0.1], [0.1, 1.0, np.nan], [0.1, np.nan, 1.0]])
+    gated, quantiles = gate(Similarity(None, None, fused, common), lambda n: n / 10_000)
+    assert quantiles == {1_900: 0.19}
+    np.testing.assert_array_equal(gated, [[1.0, 0.0, 0.1], [0.0, 1.0, np.nan], [0.1, np.nan, 1.0]])
+    assert fused[0, 1] == 0.1
+    common[:] = FEW_ROWS
+    assert gate(Similarity(None, None, fused, common), lambda n: 1.0)[1] == {}
+
+
+def test_row_counts_are_rounded_down_to_two_digits_and_the_error_is_one_over_their_root():
+    assert [two_digits(n) for n in (2, 10, 99, 101, 199, 1_999)] == [2, 10, 99, 100, 190, 1_900]
+    assert standard_error(10_000) == 0.01

@@ -1,0 +1,543 @@
+"""Parquet files become one table of numbers, or one line that says which file and column is wrong."""
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common import files
+from common.errors import UserError
+from conftest import write_table
+from descriptors import products, table
+from descriptors.table import CodeFile, CodeWriter, Table, file_key, files_digest, find_files, open_table
+
+NAN, INF = np.nan, np.inf
+
+
+def opened(
+    *paths: Path, n_metadata: int = 1, metadata: list[str] | None = None, exclude: tuple[str, ...] = ()
+) -> Table:
+    return open_table([str(path) for path in paths], n_metadata, metadata, list(exclude))
+
+
+def refusal(*paths: Path, **arguments) -> str:
+    """The one line that refuses the files."""
+    with pytest.raises(UserError) as caught:
+        opened(*paths, **arguments)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+# ---- values
+
+
+def test_null_nan_and_both_infinities_are_the_same_missing(tmp_path):
+    columns = {
+        "null": pa.array([1.0, None, 3.0]),
+        "nan": pa.array([1.0, NAN, 3.0]),
+        "inf": pa.array([1.0, INF, 3.0]),
+        "minus_inf": pa.array([1.0, -INF, 3.0]),
+        "null32": pa.array([1.0, None, 3.0], pa.float32()),
+        "inf32": pa.array([1.0, INF, 3.0], pa.float32()),
+        "null_int": pa.array([1, None, 3], pa.int16()),
+    }
+    read = opened(write_table(tmp_path / "t.parquet", columns)).columns(list(columns), 10)
+    for row in read:
+        assert row.tobytes() == np.array([1.0, NAN, 3.0]).tobytes()
+
+
+def test_every_kind_of_number_keeps_its_value(tmp_path):
+    columns = {
+        "int8": pa.array([-128, 127], pa.int8()),
+        "uint64": pa.array([0, 2**64 - 1], pa.uint64()),
+        "int64": pa.array([-(2**53), 2**53], pa.int64()),
+        "bool": pa.array([True, False]),
+        "float16": pa.array(np.array([0.5, 65504.0], np.float16)),
+        "float32": pa.array(np.array([0.1, 3e38], np.float32)),
+        "float64": pa.array([0.1, 1e308]),
+        "decimal": pa.array([Decimal("1.25"), Decimal("-3.50")]),
+        "decimal256": pa.array([Decimal("1.25"), Decimal("-3.50")], pa.decimal256(60, 2)),
+        "nothing": pa.nulls(2),
+    }
+    opened_table = opened(write_table(tmp_path / "t.parquet", columns))
+    assert opened_table.descriptors == tuple(columns)
+    expected = [
+        [-128, 127],
+        [0, 2.0**64],
+        [-(2.0**53), 2.0**53],
+        [1, 0],
+        [0.5, 65504],
+        [float(np.float32(0.1)), float(np.float32(3e38))],
+        [0.1, 1e308],
+        [1.25, -3.5],
+        [1.25, -3.5],
+        [NAN, NAN],
+    ]
+    assert np.array_equal(opened_table.columns(list(columns), 10), expected, equal_nan=True)
+
+
+@given(st.integers(1, 40), st.lists(st.integers(0, 15), min_size=1, max_size=4), st.integers(1, 50))
+def test_neither_batches_nor_the_split_into_files_change_a_bit(tmp_path_factory, batch_rows, sizes, row_group):
+    folder = tmp_path_factory.mktemp("split")
+    rng = np.random.default_rng(sum(sizes))
+    frame = pd.DataFrame({"m": "x", "a": rng.normal(size=sum(sizes)), "b": rng.integers(0, 3, sum(sizes))})
+    frame["a"] = frame["a"].mask(rng.random(len(frame)) < 0.2)
+    paths = []
+    for number, stop in enumerate(np.cumsum(sizes)):
+        paths.append(folder / f"{number}.parquet")
+        frame.iloc[stop - sizes[number] : stop].to_parquet(paths[-1], row_group_size=row_group)
+    parts = opened(*paths)
+    assert parts.rows == len(frame)
+    expected = frame[["b", "a"]].to_numpy(np.float64).T
+    assert np.array_equal(parts.columns(["b", "a"], batch_rows), expected, equal_nan=True)
+    blocks = [block for block in parts.blocks(["b", "a"], batch_rows, 10**9) if block.size]
+    assert all(block.shape[1] <= batch_rows for block in blocks)
+    together = np.concatenate(blocks, axis=1) if blocks else np.empty((2, 0))
+    assert np.array_equal(together, expected, equal_nan=True)
+
+
+def test_blocks_are_an_eighth_of_the_memory_asked_for_and_miss_what_columns_miss(tmp_path):
+    parts = opened(write_table(tmp_path / "t.parquet", {"a": [1.0, INF, None] * 100, "b": np.arange(300.0)}))
+    blocks = list(parts.blocks(["a", "b"], 10_000, 8 * 8 * 2 * 50))
+    assert max(block.nbytes for block in blocks) == 8 * 2 * 50
+    assert np.array_equal(np.concatenate(blocks, axis=1), parts.columns(["a", "b"], 7), equal_nan=True)
+
+
+def test_columns_in_another_order_in_a_second_file_are_taken_by_name(tmp_path):
+    one = write_table(tmp_path / "1.parquet", {"a": [1.0, 2.0], "b": [10.0, 20.0]})
+    two = write_table(tmp_path / "2.parquet", {"b": [30.0], "a": [3.0]})
+    parts = opened(one, two)
+    assert parts.columns(["a", "b"], 100).tolist() == [[1, 2, 3], [10, 20, 30]]
+
+
+def test_names_with_dots_and_other_marks_are_plain_names(tmp_path):
+    columns = {"a": [1.0], "a.b": [2.0], "a.b.c": [3.0], "ü%s {x}": [4.0], " a": [5.0]}
+    parts = opened(write_table(tmp_path / "t.parquet", columns))
+    for name, values in columns.items():
+        assert parts.columns([name], 10).tolist() == [values]
+
+
+def test_a_column_that_is_all_null_in_one_file_takes_the_type_of_the_others(tmp_path):
+    one = write_table(tmp_path / "1.parquet", {"a": pa.nulls(2)})
+    two = write_table(tmp_path / "2.parquet", {"a": [3, 4]})
+    for paths in ((one, two), (two, one)):
+        parts = opened(*paths)
+        assert (
+            sorted(parts.columns(["a"], 10)[0].tolist())[:2] == [3, 4] or np.isnan(parts.columns(["a"], 10)).sum() == 2
+        )
+        assert parts.schema.field("a").type == pa.int64()
+
+
+def test_text_of_either_width_is_the_same_metadata(tmp_path):
+    for number, kind in enumerate((pa.string(), pa.large_string(), pa.string())):
+        pq.write_table(pa.table({"m": pa.array(["x"], kind), "a": [1.0]}), tmp_path / f"{number}.parquet")
+    parts = opened(*sorted(tmp_path.iterdir()))
+    assert parts.rows == 3
+    assert parts.schema.field("m").type == pa.large_string()
+
+
+# ---- which columns
+
+
+def test_metadata_by_name_wins_over_their_number(tmp_path):
+    path = write_table(tmp_path / "t.parquet", {"a": [1.0], "b": [2.0], "c": [3.0]})
+    assert opened(path, n_metadata=2).descriptors == ("b", "c")
+    assert opened(path, n_metadata=2).metadata == ("m0", "a")
+    assert opened(path, n_metadata=3, metadata=["m0", "c"]).descriptors == ("a", "b")
+    assert opened(path, n_metadata=3, metadata=["m0", "c"], exclude=("a",)).descriptors == ("b",)
+
+
+def test_metadata_and_excluded_columns_may_be_text_but_no_descriptor_may(tmp_path):
+    path = write_table(tmp_path / "t.parquet", {"a": [1.0], "name": ["x"]})
+    assert "column name is string, not a number" in refusal(path)
+    assert opened(path, metadata=["m0", "name"]).descriptors == ("a",)
+    assert opened(path, exclude=("name",)).descriptors == ("a",)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([b"x"]),
+        pa.array([[1.0]]),
+        pa.array([{"x": 1.0}]),
+        pa.array(["x"]).dictionary_encode(),
+        pa.array([0], pa.timestamp("s")),
+        pa.array([0], pa.date32()),
+    ],
+    ids=lambda values: str(values.type),
+)
+def test_a_descriptor_that_is_no_number_is_refused_by_name_and_type(tmp_path, values):
+    path = write_table(tmp_path / "t.parquet", {"a": [1.0], "odd": values})
+    message = refusal(path)
+    assert str(path) in message and "column odd is" in message and "exclude_columns" in message
+
+
+# ---- refusals
+
+
+def test_no_file_is_an_error_that_shows_the_pattern(tmp_path):
+    (tmp_path / "folder.parquet").mkdir()
+    with pytest.raises(UserError, match=r"parquet_glob = .*\*\.parquet' matches no file"):
+        find_files(f"{tmp_path}/*.parquet")
+
+
+def test_files_are_found_in_sorted_order_below_folders_too(tmp_path):
+    for name in ("b/2.parquet", "a/1.parquet", "a/10.parquet", "0.parquet"):
+        write_table(tmp_path / name, {"x": [1.0]})
+    found = [os.path.relpath(path, tmp_path) for path in find_files(f"{tmp_path}/**/*.parquet")]
+    assert found == ["0.parquet", "a/1.parquet", "a/10.parquet", "b/2.parquet"]
+
+
+def damaged(kind: str, path: Path) -> Path:
+    content = write_table(path, {"a": np.arange(1000.0)}).read_bytes()
+    path.write_bytes(
+        {
+            "empty": b"",
+            "text": b"a,b\n1,2\n" * 100,
+            "truncated": content[: len(content) // 2],
+            "footer only": content[-100:],
+            "damaged footer": content[:-60] + b"\xff" * 30 + content[-30:],
+        }[kind]
+    )
+    return path
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "truncated", "footer only", "damaged footer"])
+def test_a_file_that_is_no_parquet_is_named(tmp_path, kind):
+    good = write_table(tmp_path / "1.parquet", {"a": [1.0]})
+    bad = damaged(kind, tmp_path / "2.parquet")
+    message = refusal(good, bad)
+    assert message.startswith(f"{bad}: not a readable Parquet file (") and "parquet_glob" in message
+
+
+def test_a_file_whose_pages_are_damaged_is_named_when_they_are_read(tmp_path):
+    path = write_table(tmp_path / "t.parquet", {"a": np.random.default_rng(0).random(5000)})
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + b"\xff" * 20_000 + content[20_004:])
+    parts = opened(path)
+    with pytest.raises(UserError, match=r"t\.parquet: not a readable Parquet file") as caught:
+        parts.columns(["a"], 100)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_file_that_vanishes_before_it_is_read_is_named(tmp_path):
+    path = write_table(tmp_path / "t.parquet", {"a": [1.0]})
+    parts = opened(path)
+    path.unlink()
+    with pytest.raises(UserError, match=r"t\.parquet"):
+        parts.columns(["a"], 100)
+
+
+@pytest.mark.parametrize("first_has_more", [True, False])
+def test_differing_columns_are_refused_with_both_files(tmp_path, first_has_more):
+    wide, narrow = {"a": [1.0], "b": [1.0], "c": [1.0]}, {"a": [1.0]}
+    one = write_table(tmp_path / "1.parquet", wide if first_has_more else narrow)
+    two = write_table(tmp_path / "2.parquet", narrow if first_has_more else wide)
+    more, fewer = (one, two) if first_has_more else (two, one)
+    assert refusal(one, two).startswith(f"{more}: column b (and 1 more) is missing in {fewer}")
+
+
+def test_differing_types_are_refused_with_both_files_unless_the_column_is_excluded(tmp_path):
+    one = write_table(tmp_path / "1.parquet", {"a": [1.0], "b": [1.0]})
+    two = write_table(tmp_path / "2.parquet", {"a": [1.0], "b": ["x"]})
+    assert refusal(one, two).startswith(f"{two}: column b is string, but double in {one}; convert it")
+    assert opened(one, two, exclude=("b",)).descriptors == ("a",)
+
+
+def test_types_of_files_behind_a_file_of_nulls_are_compared_too(tmp_path):
+    # compared with the first file only, text behind nulls got through, and ended in a traceback
+    nulls = write_table(tmp_path / "0.parquet", {"a": pa.nulls(1)})
+    number = write_table(tmp_path / "1.parquet", {"a": [1.0]})
+    text = write_table(tmp_path / "2.parquet", {"a": ["x"]})
+    assert refusal(nulls, number, text).startswith(f"{text}: column a is string, but double in {number}")
+    assert refusal(nulls, text).startswith(f"{text}: column a is string, not a number")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array([1.0])] * 3, names=["m", "a", "a"]), path)
+    assert refusal(path).startswith(f"{path}: two columns are called 'a'")
+    other = write_table(tmp_path / "0.parquet", {"a": [1.0]})
+    assert refusal(other, path).startswith(f"{path}: two columns are called 'a'")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "\r", "\x00", ""])
+def test_a_name_that_would_break_a_list_of_names_is_refused(tmp_path, name):
+    path = write_table(tmp_path / "t.parquet", {"a": [1.0], name: [1.0]})
+    assert refusal(path).startswith(f"{path}: column name {name!r} is empty or has a control character")
+
+
+@pytest.mark.parametrize("key", ["metadata_columns", "exclude_columns"])
+def test_a_setting_that_names_no_column_is_refused_with_the_setting(tmp_path, key):
+    path = write_table(tmp_path / "t.parquet", {"a": [1.0]})
+    message = refusal(path, **{"metadata": ["m0", "Target"]} if key == "metadata_columns" else {"exclude": ("Target",)})
+    assert message.startswith(f"config: descriptors.{key} names 'Target'") and str(path) in message
+
+
+@pytest.mark.parametrize("n_metadata", [2, 3, 100])
+def test_a_table_of_nothing_but_metadata_is_refused(tmp_path, n_metadata):
+    path = write_table(tmp_path / "t.parquet", {"a": [1.0]})
+    message = refusal(path, n_metadata=n_metadata)
+    assert "no descriptor column is left of 2 columns after 2 metadata" in message and "n_metadata" in message
+
+
+# ---- identity of the files
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "expected"),
+    [
+        ("/data/x/*.parquet", "/data/x/p0.parquet", "p0.parquet"),
+        ("/data/*/p*.parquet", "/data/x/p0.parquet", "x/p0.parquet"),
+        ("/data/**/*.parquet", "/data/x/y/p0.parquet", "x/y/p0.parquet"),
+        ("/data/x/p0.parquet", "/data/x/p0.parquet", "p0.parquet"),
+        ("data/*.parquet", "data/p0.parquet", "p0.parquet"),
+        ("*.parquet", "p0.parquet", "p0.parquet"),
+        ("/data/[ab]/p.parquet", "/data/a/p.parquet", "a/p.parquet"),
+    ],
+)
+def test_the_key_of_a_file_is_its_path_below_the_fixed_part_of_the_pattern(pattern, path, expected):
+    assert file_key(path, pattern) == expected
+
+
+def test_keys_and_digest_are_those_of_a_copy_elsewhere(tmp_path, monkeypatch):
+    for folder in ("here", "else/where"):
+        write_table(tmp_path / folder / "x" / "p.parquet", {"a": [1.0, 2.0]})
+    absolute = files_digest(f"{tmp_path}/here/*/*.parquet")
+    assert files_digest(f"{tmp_path}/else/where/*/*.parquet") == absolute
+    monkeypatch.chdir(tmp_path / "here")
+    assert files_digest("*/*.parquet") == absolute
+
+
+def swap(path: Path, values: np.ndarray, i: int, j: int) -> None:
+    values = values.copy()
+    values[[i, j]] = values[[j, i]]
+    write_table(path, {"a": values})
+
+
+def test_the_digest_follows_content_and_names_and_no_touch(tmp_path):
+    pattern = f"{tmp_path}/*.parquet"
+    values = np.random.default_rng(0).random(40_000)
+    path = write_table(tmp_path / "p.parquet", {"a": values})
+    original, size = files_digest(pattern), path.stat().st_size
+    os.utime(path, (1, 1))
+    assert files_digest(pattern) == original
+    # far from the footer, with the same size, minimum and maximum: a digest of the last 64 KiB did not see it
+    swap(path, values, 10, 20)
+    assert path.stat().st_size == size
+    assert files_digest(pattern) != original
+    write_table(path, {"a": values})
+    assert files_digest(pattern) == original
+    path.rename(tmp_path / "q.parquet")
+    assert files_digest(pattern) != original
+    (tmp_path / "q.parquet").rename(path)
+    write_table(tmp_path / "r.parquet", {"a": values})
+    assert files_digest(pattern) != original
+
+
+def test_the_digest_of_large_files_reads_their_footers_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "WHOLE_BYTES", 1000)
+    values = np.random.default_rng(0).random(40_000)
+    path = write_table(tmp_path / "p.parquet", {"a": values})
+    original = files_digest(str(path))
+    swap(path, values, 10, 20)
+    assert files_digest(str(path)) == original
+    write_table(path, {"a": values + 1})  # other minimum and maximum
+    assert files_digest(str(path)) != original
+    write_table(path, {"a": values[:-1]})
+    assert files_digest(str(path)) != original
+
+
+# ---- the code file
+
+CODES = np.random.default_rng(0).integers(0, 40_000, (7, 5000)).astype(np.uint16)
+
+
+def written(path: Path, codes: np.ndarray = CODES) -> Path:
+    writer = CodeWriter(path, codes.shape[1], codes.dtype)
+    for row, column in enumerate(codes):
+        writer.write(row, column)
+    writer.close(len(codes))
+    return path
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64])
+def test_the_code_file_is_the_npy_file_that_numpy_reads(tmp_path, dtype):
+    codes = (CODES % 251).astype(dtype)
+    path = written(tmp_path / "codes.npy", codes)
+    assert np.array_equal(np.load(path, allow_pickle=False), codes)
+    assert np.load(path, allow_pickle=False).dtype == dtype
+    assert CodeFile(path).shape == codes.shape
+
+
+@given(
+    st.lists(st.integers(0, len(CODES) - 1), max_size=9),
+    st.integers(0, CODES.shape[1]),
+    st.integers(0, CODES.shape[1]),
+)
+def test_any_columns_and_rows_are_read_in_the_order_asked_for(code_path, columns, one, other):
+    start, stop = sorted((one, other))
+    columns = np.array(columns, np.int64)
+    assert np.array_equal(CodeFile(code_path).read(columns, start, stop), CODES[columns, start:stop])
+
+
+@pytest.fixture(scope="module")
+def code_path(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("codes") / "codes.npy")
+
+
+def test_many_threads_read_their_own_columns_at_once(code_path):
+    # seek and read on one handle mixed up the columns of different threads
+    shared = CodeFile(code_path)
+    together = threading.Barrier(8)
+
+    def read(column: int) -> bool:
+        together.wait(timeout=30)
+        rows = [slice(start, start + 700) for start in range(0, 4200, 50)] * 4
+        wanted = np.array([column % len(CODES)])
+        return all(np.array_equal(shared.read(wanted, r.start, r.stop), CODES[wanted, r]) for r in rows)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(8)))
+
+
+def test_a_writer_that_goes_on_in_an_unfinished_file_gives_the_same_bytes(tmp_path):
+    whole = written(tmp_path / "whole.npy")
+    path = tmp_path / "resumed.npy"
+    first = CodeWriter(path, CODES.shape[1], CODES.dtype)
+    for row in range(5):
+        first.write(row, CODES[row] if row < 3 else CODES[0])  # the last two are work that was lost
+    first.flush()
+    second = CodeWriter(path, CODES.shape[1], CODES.dtype)
+    for row in range(3, len(CODES)):
+        second.write(row, CODES[row])
+    second.close(len(CODES))
+    assert path.read_bytes() == whole.read_bytes()
+
+
+def test_closing_keeps_only_the_columns_that_stayed(tmp_path):
+    writer = CodeWriter(tmp_path / "codes.npy", CODES.shape[1], CODES.dtype)
+    for row, column in enumerate(CODES):
+        writer.write(row, column)
+    writer.close(2)
+    assert np.array_equal(np.load(tmp_path / "codes.npy"), CODES[:2])
+
+
+def test_the_number_of_columns_may_have_any_number_of_digits(tmp_path):
+    path = written(tmp_path / "codes.npy", np.arange(12_345, dtype=np.uint16)[:, None])
+    assert CodeFile(path).read(np.array([12_344]), 0, 1) == 12_344
+
+
+@pytest.mark.parametrize("kind", ["absent", "empty", "header only", "truncated", "longer", "no npy", "floats", "flat"])
+def test_a_damaged_code_file_is_named_and_pass_1_is_to_be_run_again(tmp_path, kind):
+    path = tmp_path / "codes.npy"
+    content = written(path).read_bytes()
+    if kind == "absent":
+        path.unlink()
+    elif kind == "floats":
+        np.save(path, CODES.astype(np.float64))
+    elif kind == "flat":
+        np.save(path, CODES[0])
+    else:
+        path.write_bytes(
+            {
+                "empty": b"",
+                "header only": content[:128],
+                "truncated": content[:-1],
+                "longer": content + b"\0",
+                "no npy": b"PAR1" + content,
+            }[kind]
+        )
+    with pytest.raises(UserError, match=r"codes\.npy: .*; delete it and run pass1 again") as caught:
+        CodeFile(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@given(st.integers(0, 127), st.integers(0, 255))
+def test_no_single_damaged_byte_of_the_header_ends_in_anything_but_a_named_file(code_path, place, byte):
+    content = bytearray(code_path.read_bytes())
+    content[place] = byte
+    path = code_path.with_name("damaged.npy")
+    path.write_bytes(content)
+    try:
+        read = CodeFile(path)
+    except UserError as error:
+        assert str(path) in str(error)
+    else:
+        assert read.shape[0] * read.shape[1] * read.dtype.itemsize == CODES.nbytes
+
+
+def test_a_code_file_that_shrinks_while_it_is_read_is_named(tmp_path):
+    path = written(tmp_path / "codes.npy")
+    codes = CodeFile(path)
+    os.truncate(path, path.stat().st_size - 10)
+    with pytest.raises(UserError, match=r"codes\.npy: ended early"):
+        codes.read(np.array([6]), 0, CODES.shape[1])
+
+
+def test_a_full_disk_is_one_line_that_names_the_code_file():
+    with pytest.raises(UserError, match=r"^/dev/full: cannot be written \(No space left on device\)"):
+        CodeWriter(Path("/dev/full"), 10, np.dtype(np.uint8)).flush()
+
+
+# ---- pass 1's products
+
+
+def product_files(folder: Path, names: list[str], count: int | None = None, rows: int | None = None) -> tuple[str, ...]:
+    files.write_lines(folder / "columns.txt", names)
+    files.write_npz(
+        folder / "stats.npz",
+        count=np.int64(len(names) if count is None else count),
+        n_total=np.int64(CODES.shape[1] if rows is None else rows),
+    )
+    written(folder / "codes.npy")
+    return str(folder / "columns.txt"), str(folder / "stats.npz"), str(folder / "codes.npy")
+
+
+NAMES = list("abcdefg")
+
+
+def test_products_that_belong_together_are_loaded(tmp_path):
+    ranked = products.load(*product_files(tmp_path, NAMES))
+    assert ranked.names == NAMES and ranked.n_rows == CODES.shape[1]
+    subset = ranked.subset(np.array([5, 1]))
+    assert subset.shape == (2, CODES.shape[1])
+    assert np.array_equal(subset.read(np.array([1, 0]), 10, 20), CODES[[1, 5], 10:20])
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "rows"), [(NAMES[:-1], None, None), (NAMES[:-1], 7, None), (NAMES, 6, None), (NAMES, None, 4999)]
+)
+def test_products_of_different_runs_are_refused_with_all_three_files(tmp_path, names, count, rows):
+    paths = product_files(tmp_path, names, count, rows)
+    with pytest.raises(UserError) as caught:
+        products.load(*paths)
+    assert all(path in str(caught.value) for path in paths) and "run pass1 again" in str(caught.value)
+
+
+def test_positions_are_places_among_the_columns_that_entered():
+    assert products.positions(NAMES, ["c", "a"], "x.txt").tolist() == [2, 0]
+    assert products.positions(NAMES, [], "x.txt").shape == (0,)
+    with pytest.raises(UserError, match=r"^x\.txt: column zz did not pass pass 1"):
+        products.positions(NAMES, ["a", "zz"], "x.txt")
+
+
+def test_quality_is_fewer_missing_then_more_variance_then_file_order():
+    missing = np.array([0.5, 0.1, 0.1, 0.1, 0.1 + 1e-9])
+    variance = np.array([0.25, 0.05, 0.2, 0.2, 0.1])
+    # the last one's missing ratio is the same after rounding to 1e-6
+    assert products.quality_ranks(missing, variance).tolist() == [4, 3, 0, 1, 2]
+
+
+@given(st.lists(st.text(max_size=3), unique=True))
+def test_name_order_sorts_the_names(names):
+    assert [names[place] for place in products.name_order(names)] == sorted(names)

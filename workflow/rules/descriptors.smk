@@ -1,0 +1,235 @@
+"""Descriptor selection: pass 0 to pass 4."""
+
+DESCRIPTORS = f"{RESULTS}/descriptors"
+SAMPLED = any(config["descriptors"][key] is not None for key in ("sample_per_file", "sample_rows"))
+
+
+rule descriptors:
+    """The non-redundant descriptors, with the reason for every removal."""
+    input:
+        f"{DESCRIPTORS}/final_descriptors.txt",
+        f"{DESCRIPTORS}/final_cluster_info.json",
+        f"{DESCRIPTORS}/removed_descriptors.tsv",
+        f"{DESCRIPTORS}/overview.png",
+
+
+rule pass0:
+    """Check the input files, and sample rows if asked for."""
+    input:
+        # by content, not by time: their digest is a parameter
+        ancient(checked(find_files, config["descriptors"]["parquet_glob"])),
+    output:
+        **({"sample": f"{DESCRIPTORS}/sampled_data.parquet"} if SAMPLED else {}),
+        manifest=f"{DESCRIPTORS}/pass0_sampling.json",
+    log:
+        "logs/pass0.log",
+    benchmark:
+        "benchmarks/pass0.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=4_000,
+        runtime=60,
+        machine=MACHINE,
+    params:
+        settings=settings("pass0"),
+        source=checked(files_digest, config["descriptors"]["parquet_glob"]),
+        code=code("pass0"),
+        script=SCRIPTS / "pass0.py",
+        sample=f"--out-sample {shlex.quote(DESCRIPTORS)}/sampled_data.parquet" if SAMPLED else "",
+        provenance=f"{DESCRIPTORS}/provenance/pass0.json",
+    shell:
+        "python {params.script} --settings {params.settings:q} {resources.machine} --code {params.code}"
+        " --out-manifest {output.manifest:q} {params.sample} --provenance {params.provenance:q} > {log:q} 2>&1"
+
+
+rule pass1:
+    """Drop columns that hardly vary or are mostly missing; rank the others."""
+    input:
+        manifest=rules.pass0.output.manifest,
+    output:
+        details=f"{DESCRIPTORS}/pass1_variance_filtering.json",
+        columns=f"{DESCRIPTORS}/pass1_columns.txt",
+        stats=f"{DESCRIPTORS}/pass1_stats.npz",
+        codes=f"{DESCRIPTORS}/pass1_codes.npy",
+        rows=f"{DESCRIPTORS}/pass1_rows.npy",
+    log:
+        "logs/pass1.log",
+    benchmark:
+        "benchmarks/pass1.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_gb=40,
+        mem_mb=40_000,
+        runtime=480,
+        machine=MACHINE,
+    params:
+        settings=settings("pass1"),
+        code=code("pass1"),
+        script=SCRIPTS / "pass1.py",
+        provenance=f"{DESCRIPTORS}/provenance/pass1.json",
+    shell:
+        "python {params.script} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
+        " --gpu {resources.gpu} --manifest {input.manifest:q}"
+        " --out-details {output.details:q} --out-columns {output.columns:q} --out-stats {output.stats:q}"
+        " --out-codes {output.codes:q} --out-rows {output.rows:q}"
+        " --provenance {params.provenance:q} > {log:q} 2>&1"
+
+
+rule pass2:
+    """Of columns that rank the molecules alike (Spearman), keep one a cluster."""
+    input:
+        details=rules.pass1.output.details,
+        columns=rules.pass1.output.columns,
+        stats=rules.pass1.output.stats,
+        # large: watched through the small files that pass1 writes with it
+        codes=ancient(rules.pass1.output.codes),
+    output:
+        details=f"{DESCRIPTORS}/pass2_spearman.json",
+        columns=f"{DESCRIPTORS}/pass2_columns.txt",
+        matrix=f"{DESCRIPTORS}/pass2_spearman_matrix.npy",
+        repaired=f"{DESCRIPTORS}/pass2_spearman_repaired.npy",
+    log:
+        "logs/pass2.log",
+    benchmark:
+        "benchmarks/pass2.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_gb=40,
+        mem_mb=40_000,
+        runtime=480,
+        machine=MACHINE,
+    params:
+        settings=settings("pass2"),
+        code=code("pass2"),
+        script=SCRIPTS / "pass2.py",
+        provenance=f"{DESCRIPTORS}/provenance/pass2.json",
+    shell:
+        "python {params.script} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
+        " --gpu {resources.gpu} --details {input.details:q} --columns {input.columns:q} --stats {input.stats:q}"
+        " --codes {input.codes:q} --out-details {output.details:q} --out-columns {output.columns:q}"
+        " --out-matrix {output.matrix:q} --out-repaired {output.repaired:q}"
+        " --provenance {params.provenance:q} > {log:q} 2>&1"
+
+
+rule pass3:
+    """Drop columns that the others explain together (variance inflation factor)."""
+    input:
+        details=rules.pass2.output.details,
+        columns=rules.pass2.output.columns,
+        matrix=ancient(rules.pass2.output.matrix),
+        repaired=ancient(rules.pass2.output.repaired),
+        entered=rules.pass1.output.columns,
+        stats=rules.pass1.output.stats,
+        manifest=rules.pass0.output.manifest,
+    output:
+        details=f"{DESCRIPTORS}/pass3_vif.json",
+        columns=f"{DESCRIPTORS}/pass3_columns.txt",
+    log:
+        "logs/pass3.log",
+    benchmark:
+        "benchmarks/pass3.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 4
+    resources:
+        mem_mb=8_000,
+        runtime=60,
+        machine=MACHINE,
+    params:
+        settings=settings("pass3"),
+        code=code("pass3"),
+        script=SCRIPTS / "pass3.py",
+        provenance=f"{DESCRIPTORS}/provenance/pass3.json",
+    shell:
+        "python {params.script} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
+        " --details {input.details:q} --columns {input.columns:q} --matrix {input.matrix:q}"
+        " --repaired {input.repaired:q} --entered {input.entered:q} --stats {input.stats:q}"
+        " --manifest {input.manifest:q} --out-details {output.details:q} --out-columns {output.columns:q}"
+        " --provenance {params.provenance:q} > {log:q} 2>&1"
+
+
+rule pass4:
+    """Of columns that depend on one another in any way (HSIC and RDC), keep one a cluster."""
+    input:
+        columns=rules.pass3.output.columns,
+        entered=rules.pass1.output.columns,
+        stats=rules.pass1.output.stats,
+        codes=ancient(rules.pass1.output.codes),
+        rows=ancient(rules.pass1.output.rows),
+        pass1=rules.pass1.output.details,
+        pass2=rules.pass2.output.details,
+        pass3=rules.pass3.output.details,
+    output:
+        details=f"{DESCRIPTORS}/pass4_nonlinear.json",
+        columns=f"{DESCRIPTORS}/final_descriptors.txt",
+        clusters=f"{DESCRIPTORS}/final_cluster_info.json",
+        similarity=f"{DESCRIPTORS}/pass4_similarity.npz",
+        removed=f"{DESCRIPTORS}/removed_descriptors.tsv",
+    log:
+        "logs/pass4.log",
+    benchmark:
+        "benchmarks/pass4.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_gb=40,
+        mem_mb=40_000,
+        runtime=480,
+        machine=MACHINE,
+    params:
+        settings=settings("pass4"),
+        code=code("pass4"),
+        script=SCRIPTS / "pass4.py",
+        provenance=f"{DESCRIPTORS}/provenance/pass4.json",
+    shell:
+        "python {params.script} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
+        " --gpu {resources.gpu} --columns {input.columns:q} --entered {input.entered:q} --stats {input.stats:q}"
+        " --codes {input.codes:q} --rows {input.rows:q} --pass1 {input.pass1:q} --pass2 {input.pass2:q}"
+        " --pass3 {input.pass3:q} --out-details {output.details:q} --out-columns {output.columns:q}"
+        " --out-clusters {output.clusters:q} --out-similarity {output.similarity:q} --out-removed {output.removed:q}"
+        " --provenance {params.provenance:q} > {log:q} 2>&1"
+
+
+rule overview:
+    """A picture of the selection: columns left by each pass, correlations by final cluster."""
+    input:
+        pass1=rules.pass1.output.details,
+        pass2=rules.pass2.output.details,
+        pass3=rules.pass3.output.details,
+        pass4=rules.pass4.output.details,
+        entered=rules.pass1.output.columns,
+        matrix=ancient(rules.pass2.output.matrix),
+        clusters=rules.pass4.output.clusters,
+    output:
+        picture=report(
+            f"{DESCRIPTORS}/overview.png",
+            category="descriptors",
+            caption="../report/overview.rst",
+        ),
+    log:
+        "logs/overview.log",
+    benchmark:
+        "benchmarks/overview.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=4_000,
+        runtime=10,
+    params:
+        code=code("overview"),
+        script=SCRIPTS / "overview.py",
+    shell:
+        "python {params.script} --pass1 {input.pass1:q} --pass2 {input.pass2:q} --pass3 {input.pass3:q}"
+        " --pass4 {input.pass4:q} --entered {input.entered:q} --matrix {input.matrix:q}"
+        " --clusters {input.clusters:q} --out-picture {output.picture:q} > {log:q} 2>&1"
