@@ -13,6 +13,7 @@ from common.config import STAGES, Config, Runtime, Settings
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.json"
 TABLES = ROOT / "config" / "README.md"
+PASSES = [(name, model) for name, (_, model) in STAGES.items()]
 HEADER = """# Settings
 
 `config.yaml` is the demo, `pubchem.yaml` a production run. A config may leave out everything but
@@ -40,13 +41,12 @@ def schema() -> str:
 def tables() -> str:
     seen: set[str] = set()
     parts = [HEADER]
-    sections: list[tuple[str, type[Settings]]] = [
-        (f"{name}: {model.__doc__}", model) for name, (_, model) in STAGES.items()
-    ]
-    for title, model in [*sections, ("machine: changes no result, reruns nothing", Runtime)]:
+    sections: list[tuple[str, type[Settings]]] = [(f"{name}: {model.__doc__}", model) for name, model in PASSES]
+    sections.append(("machine: changes no result, reruns nothing", Runtime))
+    for title, section in sections:
         parts.append(f"\n## {title.rstrip('.')}\n\n| key | default | allowed | meaning |\n|---|---|---|---|\n")
-        parts += [row(name, model) for name in model.model_fields if name not in seen]
-        seen |= set(model.model_fields)
+        parts += [row(name, section) for name in section.model_fields if name not in seen]
+        seen |= set(section.model_fields)
     return "".join(parts)
 
 

@@ -20,6 +20,7 @@ from common.errors import UserError
 
 WHOLE_BYTES = 1 << 28
 FOOTER_BYTES = 1 << 16
+PANDAS_INDEX = "__index_level_"
 
 
 def find_files(pattern: str) -> list[str]:
@@ -184,6 +185,9 @@ def open_table(
         for name in wanted:
             if name not in names:
                 raise UserError(f"config: descriptors.{key} names {name!r}, but no column of {paths[0]} is called so")
+    # the row labels that pandas writes along are nobody's descriptor
+    labels = [name for name in names if name.startswith(PANDAS_INDEX) and name not in exclude_columns]
+    exclude_columns = [*exclude_columns, *labels]
     skipped = {*metadata, *exclude_columns}
     descriptors = [name for name in names if name not in skipped]
     if not descriptors:

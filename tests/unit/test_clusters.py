@@ -281,6 +281,19 @@ def test_another_order_of_columns_gives_the_same_clusters_and_representatives(se
     assert by_name(np.arange(60)) == by_name(rng.permutation(60))
 
 
+@pytest.mark.parametrize("topk_above", [5, 32_768])
+def test_even_tied_similarities_give_the_same_leiden_clusters_in_another_order(topk_above):
+    rng = np.random.default_rng(0)
+    matrix = np.triu(rng.choice([0.0, 0.9, 1.0], (60, 60), p=[0.7, 0.2, 0.1]), 1)
+    matrix += matrix.T
+    options = {"threshold": 0.9, "resolution": 0.5, "topk": 4, "topk_above": topk_above}
+    expected = find(matrix, **options)
+    for _ in range(5):
+        shuffled = rng.permutation(60)
+        groups = find(matrix[np.ix_(shuffled, shuffled)], order=np.argsort(shuffled), **options)
+        assert sorted(sorted(shuffled[group].tolist()) for group in groups) == expected
+
+
 def test_clear_structure_does_not_depend_on_the_seed():
     matrix, groups = blocks([12, 9, 7, 5, 1, 1], within=(0.85, 1.0), between=0.3)
     assert all(find(matrix, threshold=0.8, seed=seed) == groups for seed in range(8))

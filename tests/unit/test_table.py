@@ -129,11 +129,9 @@ def test_names_with_dots_and_other_marks_are_plain_names(tmp_path):
 def test_a_column_that_is_all_null_in_one_file_takes_the_type_of_the_others(tmp_path):
     one = write_table(tmp_path / "1.parquet", {"a": pa.nulls(2)})
     two = write_table(tmp_path / "2.parquet", {"a": [3, 4]})
-    for paths in ((one, two), (two, one)):
+    for paths, expected in (((one, two), [NAN, NAN, 3, 4]), ((two, one), [3, 4, NAN, NAN])):
         parts = opened(*paths)
-        assert (
-            sorted(parts.columns(["a"], 10)[0].tolist())[:2] == [3, 4] or np.isnan(parts.columns(["a"], 10)).sum() == 2
-        )
+        assert np.array_equal(parts.columns(["a"], 10)[0], expected, equal_nan=True)
         assert parts.schema.field("a").type == pa.int64()
 
 
@@ -220,10 +218,10 @@ def test_a_file_that_is_no_parquet_is_named(tmp_path, kind):
 
 
 def test_a_file_whose_pages_are_damaged_is_named_when_they_are_read(tmp_path):
-    path = write_table(tmp_path / "t.parquet", {"a": np.random.default_rng(0).random(5000)})
+    path = write_table(tmp_path / "t.parquet", {"a": np.random.default_rng(0).random(5000)}, metadata=0)
     content = path.read_bytes()
     path.write_bytes(content[:4] + b"\xff" * 20_000 + content[20_004:])
-    parts = opened(path)
+    parts = opened(path, n_metadata=0)
     with pytest.raises(UserError, match=r"t\.parquet: not a readable Parquet file") as caught:
         parts.columns(["a"], 100)
     assert len(str(caught.value).splitlines()) == 1
@@ -538,6 +536,6 @@ def test_quality_is_fewer_missing_then_more_variance_then_file_order():
     assert products.quality_ranks(missing, variance).tolist() == [4, 3, 0, 1, 2]
 
 
-@given(st.lists(st.text(max_size=3), unique=True))
+@given(st.lists(st.text("aAbB_ 10é", max_size=3), unique=True))
 def test_name_order_sorts_the_names(names):
     assert [names[place] for place in products.name_order(names)] == sorted(names)

@@ -1,0 +1,262 @@
+"""A file is there completely or not at all, and a damaged one is named."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common import files
+from common.errors import UserError
+
+READERS = {
+    "json": files.read_json,
+    "lines": files.read_lines,
+    "npy": files.read_npy,
+    "npz": files.read_npz,
+}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# ---- writing
+
+
+def test_a_file_appears_only_when_it_is_complete(tmp_path):
+    path = tmp_path / "deep" / "er" / "x.txt"
+    with files.atomic(path) as temporary:
+        temporary.write_text("half")
+        assert not path.exists()
+        assert temporary.parent == path.parent  # the same file system, so that the move is atomic
+    assert contents(path.parent) == {"x.txt": b"half"}
+
+
+@pytest.mark.parametrize("failure", [ValueError, OSError, KeyboardInterrupt, SystemExit])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, failure):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with pytest.raises((failure, UserError)), files.atomic(path) as temporary:
+        temporary.write_text("half of the new")
+        raise failure
+    assert contents(tmp_path) == {"x.txt": b"old"}
+
+
+def test_a_failure_before_anything_is_written_is_the_one_that_is_reported(tmp_path):
+    with pytest.raises(ZeroDivisionError), files.atomic(tmp_path / "x.txt"):
+        raise ZeroDivisionError
+    assert contents(tmp_path) == {}
+
+
+def test_the_content_is_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (events.append("sync"), fsync(handle)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (events.append("move"), replace(*paths)))
+    files.write_text(tmp_path / "x.txt", "content")
+    assert events == ["sync", "move"]
+
+
+WRITERS = {
+    "json": lambda path: files.write_json(path, {"a": 1}),
+    "lines": lambda path: files.write_lines(path, ["a"]),
+    "npy": lambda path: files.write_npy(path, np.arange(3)),
+    "npz": lambda path: files.write_npz(path, a=np.arange(3)),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("obstacle", ["a file as folder", "a folder as file", "/proc"])
+def test_a_place_that_cannot_be_written_is_one_line_that_names_it(tmp_path, kind, obstacle):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    path = {
+        "a file as folder": tmp_path / "file" / "x",
+        "a folder as file": tmp_path / "folder",
+        "/proc": Path("/proc/winnow/x"),
+    }[obstacle]
+    with pytest.raises(UserError) as caught:
+        WRITERS[kind](path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: cannot be written (") and len(message.splitlines()) == 1
+    assert sorted(contents_names(tmp_path)) == ["file", "folder"]
+
+
+def contents_names(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*")]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"x\.npy: cannot be written \(No space left on device\)"):
+        files.write_npy(tmp_path / "x.npy", np.arange(10))
+    assert contents(tmp_path) == {}
+
+
+# ---- JSON
+
+
+def refuse(token: str) -> None:
+    raise AssertionError(f"{token} is no JSON")
+
+
+numbers = st.one_of(st.integers(-(2**70), 2**70), st.floats(), st.booleans(), st.none())
+arrays = st.lists(st.floats(), max_size=3).map(np.array)
+scalars = st.one_of(st.floats().map(np.float64), st.floats(width=32).map(np.float32), st.integers(0, 9).map(np.int8))
+content = st.recursive(
+    st.one_of(numbers, st.text("aé\n\"\\", max_size=4), arrays, scalars),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.tuples(inner, inner),
+        st.dictionaries(st.sampled_from(["a", "b", "schéma"]), inner, max_size=3),
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["x", "y", "z"]), content, max_size=3))
+def test_any_content_becomes_json_that_other_languages_read(tmp_path_factory, tree):
+    path = tmp_path_factory.mktemp("json") / "x.json"
+    files.write_json(path, tree)
+    read = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    assert list(read)[0] == "schema_version"
+    assert files.read_json(path) == read
+
+
+def test_numbers_that_are_not_finite_are_strings_that_float_reads(tmp_path):
+    values = [np.nan, np.inf, -np.inf, np.float32(np.inf), 1.5, np.int64(3), np.True_]
+    files.write_json(tmp_path / "x.json", {"values": values, "array": np.array([[1, np.nan]]), 5: (1, 2)})
+    read = json.loads((tmp_path / "x.json").read_text(), parse_constant=refuse)
+    assert read["values"] == ["nan", "inf", "-inf", "inf", 1.5, 3, True]
+    assert np.array_equal(np.array(read["values"][:4], float), [np.nan, np.inf, -np.inf, np.inf], equal_nan=True)
+    assert read["array"] == [[1.0, "nan"]] and read["5"] == [1, 2]
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_finite_numbers_survive_json_to_the_bit(tmp_path_factory, value):
+    path = tmp_path_factory.getbasetemp() / "number.json"
+    files.write_json(path, {"value": value})
+    assert np.float64(files.read_json(path)["value"]).tobytes() == np.float64(value).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [('{"schema_version": 2}', "2"), ('{"schema_version": "1"}', "1"), ("{}", "None"), ("[1]", "None"), ("3", "None")],
+)
+def test_json_of_another_version_is_refused(tmp_path, text, found):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match=rf"x\.json: schema_version is {found}, not 1; delete it"):
+        files.read_json(tmp_path / "x.json")
+
+
+# ---- lists of names and arrays
+
+
+@given(st.lists(st.text("aé \t'\"\u2028\x85", max_size=5)))
+def test_names_come_back_as_they_were_written(tmp_path_factory, names):
+    path = tmp_path_factory.getbasetemp() / "names.txt"
+    files.write_lines(path, names)
+    assert files.read_lines(path) == names
+
+
+@pytest.mark.parametrize("text", ["a\nb\n", "a\nb", "a\r\nb\r\n"])
+def test_a_list_that_an_editor_saved_loses_no_name(tmp_path, text):
+    # a last line without its end was dropped silently
+    (tmp_path / "x.txt").write_bytes(text.encode())
+    assert files.read_lines(tmp_path / "x.txt") == ["a", "b"]
+
+
+def test_an_empty_list_is_an_empty_file(tmp_path):
+    files.write_lines(tmp_path / "x.txt", [])
+    assert (tmp_path / "x.txt").read_bytes() == b""
+    assert files.read_lines(tmp_path / "x.txt") == []
+
+
+@pytest.mark.parametrize(
+    "array", [np.arange(6.0).reshape(2, 3), np.array([], np.uint16), np.array(7), np.array(["a", "é"])]
+)
+def test_arrays_come_back_as_they_were_written(tmp_path, array):
+    files.write_npy(tmp_path / "x.npy", array)
+    files.write_npz(tmp_path / "x.npz", one=array, two=np.int64(3))
+    for read in (files.read_npy(tmp_path / "x.npy"), files.read_npz(tmp_path / "x.npz")["one"]):
+        assert np.array_equal(read, array) and read.dtype == array.dtype
+    assert set(files.read_npz(tmp_path / "x.npz")) == {"one", "two"}
+
+
+def test_the_same_arrays_are_the_same_bytes(tmp_path):
+    for name in ("1.npz", "2.npz"):
+        files.write_npz(tmp_path / name, a=np.arange(5), b=np.float64(2))
+        os.utime(tmp_path / name, (1, 1))
+    assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()
+
+
+def test_an_array_of_objects_is_neither_written_nor_read(tmp_path):
+    objects = np.array([{"a": 1}, None], dtype=object)
+    with pytest.raises(ValueError, match="Object arrays cannot be saved"):
+        files.write_npy(tmp_path / "x.npy", objects)
+    with pytest.raises(ValueError, match="Object arrays cannot be saved"):
+        files.write_npz(tmp_path / "x.npz", a=objects)
+    assert contents(tmp_path) == {}
+
+
+class Trap:
+    """Leaves a mark where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+def test_no_pickle_is_ever_loaded(tmp_path):
+    trap = np.array([Trap(tmp_path / "mark")], dtype=object)
+    np.save(tmp_path / "x.npy", trap, allow_pickle=True)
+    np.savez(tmp_path / "x.npz", a=trap)
+    (tmp_path / "y.npy").write_bytes(trap.dumps())
+    for reader, name in ((files.read_npy, "x.npy"), (files.read_npz, "x.npz"), (files.read_npy, "y.npy")):
+        with pytest.raises(UserError, match=name):
+            reader(tmp_path / name)
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize("damage", ["absent", "a folder", "empty", "truncated", "noise"])
+def test_a_damaged_file_is_named_and_its_cure_too(tmp_path, kind, damage):
+    path = tmp_path / f"x.{kind}"
+    WRITERS[kind](path)
+    whole = path.read_bytes()
+    if damage in ("absent", "a folder"):
+        path.unlink()
+    if damage == "a folder":
+        path.mkdir()
+    if damage in ("empty", "truncated", "noise"):
+        path.write_bytes({"empty": b"", "truncated": whole[: len(whole) // 2], "noise": b"\xff\xfe\x00" * 50}[damage])
+    if kind == "lines" and damage in ("empty", "truncated"):
+        assert len(READERS[kind](path)) <= 1  # still a list
+        return
+    with pytest.raises(UserError) as caught:
+        READERS[kind](path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: cannot be read (") and len(message.splitlines()) == 1
+    assert "delete it and run the same command again" in message
+
+
+@given(st.sampled_from(["npy", "npz"]), st.integers(0, 400), st.integers(0, 255))
+def test_no_single_damaged_byte_ends_in_anything_but_a_named_file(tmp_path_factory, kind, place, byte):
+    path = tmp_path_factory.getbasetemp() / f"bytes.{kind}"
+    WRITERS[kind](path)
+    damaged = bytearray(path.read_bytes())
+    damaged[place % len(damaged)] = byte
+    path.write_bytes(damaged)
+    try:
+        READERS[kind](path)
+    except UserError as error:
+        assert str(path) in str(error)
