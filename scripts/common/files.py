@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import math
 import os
@@ -31,6 +32,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """A temporary name beside ``path``; on success it is synced and moved there, on failure it is removed."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    for abandoned in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        abandoned.unlink(missing_ok=True)  # a killed writer could not
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

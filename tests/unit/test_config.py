@@ -274,7 +274,10 @@ def test_several_mistakes_are_counted():
 
 def test_on_a_command_line_a_key_is_a_flag_and_a_contradiction_has_no_stray_dashes():
     accepted = with_runtime(Pass1)
-    for settings, start in (({"trim_lower": 101}, "--trim_lower = 101"), ({"trim_lower": 99}, "trim_lower = 99.0 must")):
+    for settings, start in (
+        ({"trim_lower": 101}, "--trim_lower = 101"),
+        ({"trim_lower": 99}, "trim_lower = 99.0 must"),
+    ):
         with pytest.raises(ValidationError) as caught:
             accepted.model_validate(settings)
         assert explain(caught.value, accepted, prefix="--").startswith(start)

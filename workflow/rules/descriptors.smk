@@ -4,15 +4,6 @@ DESCRIPTORS = f"{RESULTS}/descriptors"
 SAMPLED = any(config["descriptors"][key] is not None for key in ("sample_per_file", "sample_rows"))
 
 
-rule descriptors:
-    """The non-redundant descriptors, with the reason for every removal."""
-    input:
-        f"{DESCRIPTORS}/final_descriptors.txt",
-        f"{DESCRIPTORS}/final_cluster_info.json",
-        f"{DESCRIPTORS}/removed_descriptors.tsv",
-        f"{DESCRIPTORS}/overview.png",
-
-
 rule pass0:
     """Check the input files, and sample rows if asked for."""
     input:
@@ -233,3 +224,17 @@ rule overview:
         "python {params.script} --pass1 {input.pass1:q} --pass2 {input.pass2:q} --pass3 {input.pass3:q}"
         " --pass4 {input.pass4:q} --entered {input.entered:q} --matrix {input.matrix:q}"
         " --clusters {input.clusters:q} --out-picture {output.picture:q} > {log:q} 2>&1"
+
+
+rule descriptors:
+    """The non-redundant descriptors, with the reason for every removal."""
+    input:
+        # all products but the rank codes, which may be deleted once all is done
+        rules.pass0.output.manifest,
+        rules.pass1.output.details,
+        rules.pass1.output.columns,
+        rules.pass1.output.stats,
+        rules.pass2.output,
+        rules.pass3.output,
+        rules.pass4.output,
+        rules.overview.output,

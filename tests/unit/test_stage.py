@@ -1,0 +1,309 @@
+"""Every script is the same kind of command line: config keys as flags, one line a mistake, a record of the run."""
+
+import importlib
+import json
+import re
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
+
+from common.config import STAGES, Descriptors, Pass0, Pass1, Runtime, with_runtime
+from common.errors import UserError
+from common.files import read_json
+from common.stage import Stage, run_stage
+
+MACHINERY = {"settings", "threads", "gpu", "provenance", "code"}
+# a value other than the default for every setting, as YAML has it
+OTHER = {
+    "parquet_glob": "data/*.parquet",
+    "n_metadata": 3,
+    "metadata_columns": ["a b", "7"],
+    "exclude_columns": ["Target", "null"],
+    "sample_per_file": 0.25,
+    "sample_rows": 1000,
+    "variance_threshold": 0.01,
+    "range_mode": "raw",
+    "trim_lower": 5,
+    "trim_upper": 90.5,
+    "max_missing_ratio": 1,
+    "min_effective_n": 7,
+    "spearman_threshold": 0.9,
+    "prescreen": "countsketch",
+    "m": 64,
+    "r": 3,
+    "vif_threshold": 5,
+    "vif_on": "pearson",
+    "ties": "column_order",
+    "nonlinear_threshold": 1,
+    "w_hsic": 0,
+    "w_rdc": 1e-3,
+    "hsic_D": 8,
+    "rdc_d": 6,
+    "rdc_seeds": 1,
+    "features": "random",
+    "pass4_rows": 500,
+    "topk": 3,
+    "topk_above": 10,
+    "leiden_resolution": 0.5,
+    "n_consensus": 1,
+    "clustering": "leader",
+    "missing": "mean",
+    "random_seed": 1557,
+    "batch_rows": 50_000,
+    "shards": 5,
+    "max_host_memory_gb": 0.5,
+    "max_gpu_memory_gb": 8,
+}
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs a stage as its command line would; what it was given is returned."""
+
+    def run(*arguments: object, model=Pass1, work=lambda stage: None, inputs=None, name: str = "toy") -> Stage:
+        given: list[Stage] = []
+        monkeypatch.setattr(sys, "argv", [f"/somewhere/{name}.py", *map(str, arguments)])
+        run_stage(name, model, inputs or {}, {}, lambda stage: (given.append(stage), work(stage)))
+        return given[0]
+
+    return run
+
+
+def as_flags(settings: dict) -> list[str]:
+    flags: list[str] = []
+    for key, value in settings.items():
+        flags += [f"--{key}", *(value if isinstance(value, list) else [str(value)])]
+    return flags
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_lists_every_setting_with_its_default_and_nothing_else(stage, monkeypatch, capsys):
+    door = importlib.import_module(stage)
+    monkeypatch.setattr(sys, "argv", [f"{stage}.py", "--help"])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as caught:
+        door.main()
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    fields = with_runtime(STAGES[stage][1]).model_fields
+    listed = dict(re.findall(r"^  --(\w\S*)(.*(?:\n {6,}.*)*)", text, re.MULTILINE))
+    settings = {flag: help for flag, help in listed.items() if "_" in flag or flag in fields}
+    assert settings.keys() == fields.keys()
+    for key, help in settings.items():
+        words = " ".join(help.split())
+        assert fields[key].description in words
+        assert fields[key].is_required() or words.endswith(f"(default {json.dumps(fields[key].default)})")
+    files = {flag for flag in listed if flag not in settings} - MACHINERY
+    assert files and all("-" in flag or flag.isalnum() for flag in files)
+
+
+def test_there_is_an_example_of_every_setting():
+    assert OTHER.keys() == Descriptors.model_fields.keys()
+    for key, info in Descriptors.model_fields.items():
+        assert OTHER[key] != info.default
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_flag_means_what_the_config_key_means(stage, run):
+    model = STAGES[stage][1]
+    required = {"parquet_glob": "x"} if stage == "pass0" else {}
+    for key in with_runtime(model).model_fields:
+        wanted = required | {key: OTHER[key]}
+        by_flag, by_json = run(*as_flags(wanted), model=model), run("--settings", json.dumps(wanted), model=model)
+        assert by_flag.settings == by_json.settings
+        assert by_flag.runtime == by_json.runtime
+        assert getattr(by_flag.runtime if key in Runtime.model_fields else by_flag.settings, key) == OTHER[key]
+
+
+def test_no_flag_leaves_the_defaults(run):
+    given = run()
+    assert given.settings == Pass1() and given.runtime == Runtime()
+    assert (given.threads, given.gpu) == (1, 0)
+
+
+def test_a_flag_wins_over_the_settings_beside_it(run):
+    given = run("--settings", '{"trim_lower": 1, "trim_upper": 99}', "--trim_lower", "3")
+    assert (given.settings.trim_lower, given.settings.trim_upper) == (3.0, 99.0)
+
+
+@pytest.mark.parametrize("nothing", ["null", "none", ""])
+def test_nothing_can_be_said_on_a_command_line(run, nothing):
+    given = run("--parquet_glob", "x", "--settings", '{"sample_rows": 5}', "--sample_rows", nothing, model=Pass0)
+    assert given.settings.sample_rows is None
+
+
+def test_counts_and_shares_stay_apart_on_a_command_line(run):
+    for text, value in (("1", 1), ("0.5", 0.5), ("1e-3", 0.001)):
+        given = run("--parquet_glob", "x", "--sample_per_file", text, model=Pass0).settings.sample_per_file
+        assert given == value and type(given) is type(value)
+
+
+@pytest.mark.parametrize("text", ["2024", "1e5", "nan", "null"])
+def test_text_that_looks_like_a_number_stays_text(run, text):
+    assert run("--parquet_glob", text, model=Pass0).settings.parquet_glob == text
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--variance_threshold", "abc"], ["--variance_threshold = 'abc' is not allowed", "valid number"]),
+        (["--variance_threshold", "-1"], ["--variance_threshold = -1", "greater than or equal to 0"]),
+        (["--variance_threshold", "nan"], ["--variance_threshold = nan", "finite"]),
+        (["--range_mode", "clip"], ["--range_mode = 'clip'", "'minmax', 'trimmed', 'iqr' or 'raw'"]),
+        (["--min_effective_n", "1.5"], ["--min_effective_n = 1.5", "integer"]),
+        (["--shards", "0"], ["--shards = 0", "greater than or equal to 1"]),
+        (["--trim_lower", "99"], ["trim_lower = 99.0 must be below trim_upper = 97.5"]),
+        (["--settings", '{"trim_lovver": 1}'], ["--trim_lovver is not a setting", "did you mean trim_lower?"]),
+        (["--settings", '{"vif_threshold": 5}'], ["--vif_threshold is not a setting"]),
+        (["--settings", "{trim_lower: 1}"], ["--settings", "not JSON"]),
+        (["--settings", "[1]"], ["--settings", "JSON object", "[1]"]),
+        (["--settings", '"x"'], ["--settings", "JSON object"]),
+        (["--trim_low", "1"], ["unrecognized arguments", "--trim_low"]),
+        (["--vif_threshold", "5"], ["unrecognized arguments"]),
+        (["--variance_threshold"], ["--variance_threshold", "expected one argument"]),
+        (["--threads", "two"], ["--threads", "'two'", "at least 1"]),
+        (["--threads", "0"], ["--threads", "'0'", "at least 1"]),
+        (["--gpu", "-1"], ["--gpu", "'-1'", "at least 0"]),
+    ],
+)
+def test_a_bad_command_line_is_one_line_and_exit_code_2(run, capsys, arguments, parts):
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments, work=lambda stage: pytest.fail("the work began"))
+    assert caught.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("toy: ") and len(printed.err.splitlines()) == 1
+    assert all(part in printed.err for part in parts)
+
+
+def test_a_missing_file_flag_is_one_line_and_exit_code_2(run, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(inputs={"manifest": "JSON of pass 0"})
+    assert caught.value.code == 2
+    assert "--manifest" in capsys.readouterr().err
+
+
+def test_a_mistake_found_at_work_is_one_line_and_exit_code_2_and_leaves_no_record(run, capsys, tmp_path):
+    def work(stage):
+        raise UserError("x.parquet: column a is text")
+
+    with pytest.raises(SystemExit) as caught:
+        run("--provenance", tmp_path / "p.json", work=work)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "toy: x.parquet: column a is text\n"
+    assert not (tmp_path / "p.json").exists()
+
+
+def test_a_fault_of_the_program_is_not_hidden(run):
+    with pytest.raises(ZeroDivisionError):
+        run(work=lambda stage: 1 / 0)
+
+
+# ---- record, scratch folder, machine
+
+
+def test_the_record_says_what_ran_with_what_on_what(run, tmp_path, capsys):
+    path = tmp_path / "provenance" / "toy.json"
+    run("--provenance", path, "--code", "abc123", "--threads", "2", "--shards", "3", "--trim_lower", "1.5")
+    record = read_json(path)
+    assert record["stage"] == "toy"
+    assert record["code"] == "abc123"
+    assert record["command"][0] == "toy.py" and "--trim_lower" in record["command"]
+    assert record["parameters"] == Pass1(trim_lower=1.5).model_dump()
+    assert record["runtime"] == Runtime(shards=3).model_dump()
+    assert record["threads"] == 2 and record["device"] == "cpu"
+    assert record["seconds"] >= 0 and record["peak_memory_bytes"] > 1e6
+    assert record["versions"]["numpy"] == sys.modules["numpy"].__version__
+    assert all(record["versions"].values())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", record["finished"])
+    assert re.fullmatch(r"toy    \| [\d.]+ s \| [\d,]+ MB \| cpu x 2\n", capsys.readouterr().out)
+
+
+def test_the_scratch_folder_is_removed_after_success(run, tmp_path):
+    def work(stage):
+        folder = stage.scratch(tmp_path / "codes.npy")
+        assert folder == tmp_path / ".state" / "toy"
+        (folder / "progress").write_text("x")
+
+    run(work=work)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("failure", [UserError("no"), RuntimeError("no"), KeyboardInterrupt()])
+def test_the_scratch_folder_is_kept_after_a_failure_and_found_again(run, tmp_path, failure):
+    def fail(stage):
+        (stage.scratch(tmp_path / "codes.npy") / "progress").write_text("half")
+        raise failure
+
+    with pytest.raises((SystemExit, RuntimeError, KeyboardInterrupt)):
+        run(work=fail)
+    found = []
+    run(work=lambda stage: found.append((stage.scratch(tmp_path / "codes.npy") / "progress").read_text()))
+    assert found == ["half"]
+    assert not (tmp_path / ".state").exists()
+
+
+def test_the_scratch_folder_of_another_stage_is_left_alone(run, tmp_path):
+    (tmp_path / ".state" / "other").mkdir(parents=True)
+    run(work=lambda stage: stage.scratch(tmp_path / "codes.npy"))
+    assert [path.name for path in (tmp_path / ".state").iterdir()] == ["other"]
+
+
+def test_a_scratch_folder_that_cannot_be_made_is_one_line(run, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as caught:
+        run(work=lambda stage: stage.scratch(tmp_path / "file" / "codes.npy"))
+    assert caught.value.code == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def blas_threads() -> set[int]:
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
+def test_the_blas_has_one_thread_but_where_the_sums_are_exact(run):
+    seen = []
+
+    def work(stage):
+        seen.append(blas_threads())
+        with stage.blas():
+            seen.append(blas_threads())
+        seen.append(blas_threads())
+
+    run("--threads", "2", work=work)
+    assert seen == [{1}, {2}, {1}]
+
+
+def test_a_granted_gpu_that_is_not_used_is_told(run, capsys):
+    assert run("--gpu", "1").gpu == 1
+    assert "toy    | device: cpu" in capsys.readouterr().out
+
+
+def test_a_warning_is_a_log_line(run, capsys):
+    run(work=lambda stage: stage.warn("few rows"))
+    assert capsys.readouterr().out.startswith("toy    | warning: few rows\n")
+
+
+@given(st.integers(0, 10**13))
+def test_the_memory_that_a_message_asks_for_is_enough_and_no_tenth_too_much(n_bytes):
+    def budget(gigabytes: float) -> int:
+        runtime = Runtime(max_host_memory_gb=gigabytes)
+        return Stage("toy", Pass1(), runtime, None, 1, 0, 0.0).budget
+
+    enough = Stage.gigabytes_for(n_bytes)
+    assert budget(enough) >= n_bytes - 1  # a byte for the rounding of tenths
+    assert n_bytes <= 50e6 or budget(round(enough - 0.1, 1)) < n_bytes
+
+
+def test_the_budget_leaves_room_for_the_interpreter_and_is_never_nothing(run):
+    assert run("--max_host_memory_gb", "2").budget == 1_650_000_000
+    assert run("--max_host_memory_gb", "0.05").budget == 50_000_000

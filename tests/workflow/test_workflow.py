@@ -1,0 +1,281 @@
+"""The workflow as its users drive it: what runs, what runs again, and what an interruption costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from conftest import ROOT, write_table
+from passes import NAMES, ORDER_FREE
+
+PASSES = list(NAMES)
+SNAKEMAKE = [sys.executable, "-m", "snakemake"]
+
+
+def table(seed: int = 0, n_rows: int = 400) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    latent = rng.normal(size=(n_rows, 8))
+    columns = {f"c{k}": latent[:, k % 8] + 0.1 * (k // 8) * rng.normal(size=n_rows) for k in range(24)}
+    columns["c5"][::9] = np.nan
+    return columns | {"square": latent[:, 0] ** 2, "constant": np.ones(n_rows)}
+
+
+class Project:
+    """A copy of the workflow with data of its own, as a user has it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.results = folder / "results" / "descriptors"
+
+    @classmethod
+    def create(cls, folder: Path) -> Project:
+        for name in ("Snakefile", "workflow", "scripts", "profiles", "envs"):
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, folder / name)
+        for k in range(3):
+            write_table(folder / "data" / f"part{k}.parquet", table(k))
+        project = cls(folder)
+        project.configure()
+        return project
+
+    def configure(self, **settings) -> None:
+        section = {"parquet_glob": "data/*.parquet", "n_metadata": 1, "n_consensus": 2} | settings
+        path = self.folder / "config" / "config.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump({"results": "results", "descriptors": section}))
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [*SNAKEMAKE, "--cores", "2", *arguments]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=300)
+
+    def run(self, *arguments: str) -> list[str]:
+        """Rules that ran, in order."""
+        done = self.snakemake("--resources", "gpu=1", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", done.stdout + done.stderr)
+
+    def planned(self, *arguments: str) -> set[str]:
+        """Rules that a dry run would run, without the targets."""
+        done = self.snakemake("--dry-run", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return set(re.findall(r"^(?:local)?rule (\w+):", done.stdout, re.M)) - {"all", "descriptors"}
+
+    def bytes(self) -> dict[str, bytes]:
+        return {name: (self.results / name).read_bytes() for name in ORDER_FREE}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Project:
+    """A project that ran through once; copy it before changing it."""
+    project = Project.create(tmp_path_factory.mktemp("finished"))
+    assert [name for name in project.run() if name in PASSES] == PASSES
+    return project
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Project:
+    folder = tmp_path / "copy"
+    shutil.copytree(finished.folder, folder)
+    return Project(folder)
+
+
+def test_a_finished_run_has_nothing_to_do(finished):
+    assert finished.planned() == set()
+
+
+def test_until_pass3_stops_there(tmp_path):
+    project = Project.create(tmp_path)
+    assert project.run("--until", "pass3") == PASSES[:4]
+    assert not (project.results / "final_descriptors.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "first"),
+    [
+        ({"n_metadata": 2}, 0),
+        ({"variance_threshold": 0.003}, 1),
+        ({"max_missing_ratio": 0.4}, 1),
+        ({"spearman_threshold": 0.9}, 2),
+        ({"clustering": "leader"}, 2),
+        ({"vif_threshold": 5.0}, 3),
+        ({"ties": "column_order"}, 3),
+        ({"nonlinear_threshold": 0.6}, 4),
+        ({"w_hsic": 0.7, "w_rdc": 0.3}, 4),
+    ],
+)
+def test_a_changed_setting_reruns_exactly_its_pass_and_later_ones(copied, setting, first):
+    copied.configure(**setting)
+    assert copied.planned() - {"overview"} == set(PASSES[first:])
+
+
+def test_settings_of_the_machine_rerun_nothing(copied):
+    copied.configure(batch_rows=17, shards=3, max_host_memory_gb=2.0, max_gpu_memory_gb=20.0)
+    assert copied.planned() == set()
+
+
+def test_touching_files_reruns_nothing(copied):
+    for pattern in ("data/*", "scripts/**/*.py", "workflow/**/*", "results/descriptors/*"):
+        for path in sorted(copied.folder.glob(pattern)):
+            os.utime(path)
+    assert copied.planned() == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"), [("vif.py", {"pass2", "pass3", "pass4"}), ("nonlinear.py", {"pass4"}), ("lineage.py", {"pass4"})]
+)
+def test_an_edit_of_the_numerics_reruns_the_passes_that_use_them(copied, module, expected):
+    path = copied.folder / "scripts" / "descriptors" / module
+    path.write_text(path.read_text() + "\n# an edit\n")
+    assert copied.planned() - {"overview"} == expected
+
+
+def test_other_data_rerun_everything(copied):
+    write_table(copied.folder / "data" / "part1.parquet", table(7))
+    assert copied.planned() - {"overview"} == set(PASSES)
+
+
+def test_a_further_file_reruns_everything(copied):
+    write_table(copied.folder / "data" / "part9.parquet", table(9))
+    assert copied.planned() - {"overview"} == set(PASSES)
+
+
+def test_a_lost_product_is_made_again_with_the_same_bytes(copied):
+    before = copied.bytes()
+    (copied.results / "pass2_columns.txt").unlink()
+    assert "pass2" in copied.run()
+    assert copied.bytes() == before
+
+
+def test_the_graph_is_nothing_but_dot(finished):
+    done = finished.snakemake("--dag")
+    assert done.returncode == 0
+    assert done.stdout.startswith("digraph") and done.stdout.rstrip().endswith("}")
+
+
+def test_without_a_gpu_the_same_command_runs_and_says_so(tmp_path):
+    project = Project.create(tmp_path)
+    done = project.snakemake("--resources", "gpu=0", "--until", "pass1")
+    assert done.returncode == 0, done.stderr
+    project.run("--until", "pass2")
+    assert "device: cpu" in (project.folder / "logs" / "pass2.log").read_text()
+
+
+def test_the_passes_say_what_they_did_in_their_logs_and_provenance(finished):
+    for name in PASSES:
+        log = (finished.folder / "logs" / f"{name}.log").read_text()
+        assert re.search(rf"^{name}  \| .*rows|columns", log) and "MB" in log
+        provenance = json.loads((finished.results / "provenance" / f"{name}.json").read_text())
+        assert provenance["seconds"] > 0 and provenance["versions"]["numpy"] == np.__version__
+    assert (finished.folder / "results" / "effective_config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"spearman_treshold": 0.9}, ["descriptors.spearman_treshold", "0.9", "did you mean spearman_threshold?"]),
+        ({"vif_threshold": "ten"}, ["descriptors.vif_threshold", "'ten'", "number"]),
+        ({"missing": "drop"}, ["descriptors.missing", "'drop'", "'pairwise', 'global_ranks' or 'mean'"]),
+        ({"parquet_glob": "nowhere/*.parquet"}, ["descriptors.parquet_glob", "nowhere/*.parquet", "matches no file"]),
+    ],
+)
+def test_a_bad_config_ends_in_one_line(copied, config, words):
+    copied.configure(**config)
+    done = copied.snakemake("--dry-run")
+    assert done.returncode != 0
+    complaint = [line for line in done.stderr.splitlines() if not line.startswith("Using workflow specific profile")]
+    assert len(complaint) == 1
+    assert all(word in complaint[0] for word in words)
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_bad_data_are_named_in_the_failed_log_and_results_stay(copied):
+    before = copied.bytes()
+    path = copied.folder / "data" / "part1.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+    done = copied.snakemake("--resources", "gpu=1")
+    assert done.returncode != 0
+    assert "pass0: data/part1.parquet: not a readable Parquet file" in done.stdout + done.stderr
+    assert copied.bytes() == before
+
+
+def group_kill(process: subprocess.Popen) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("victim", ["pass1", "pass2", "pass4", "anywhere"])
+def test_resume_after_kill_9_gives_the_same_bytes(finished, tmp_path, victim):
+    project = Project.create(tmp_path)
+    process = subprocess.Popen(
+        [*SNAKEMAKE, "--cores", "2", "--resources", "gpu=1"],
+        cwd=project.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    wait = random.Random(victim).uniform(0.0, 0.5) if victim != "anywhere" else 4.0
+    log = project.folder / "logs" / f"{victim}.log"
+    while victim != "anywhere" and not log.exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(wait)
+    group_kill(process)
+    assert not list(project.results.glob("final_descriptors.txt*")) or victim in ("pass4", "anywhere")
+    assert project.snakemake("--unlock").returncode == 0
+    project.run()
+    assert project.bytes() == finished.bytes()
+    assert not [path.name for path in project.results.iterdir() if path.name.startswith(".")]
+
+
+def rules() -> dict[str, str]:
+    text = "\n".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    return dict(re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", text, re.M | re.S))
+
+
+def test_gpu_rules_declare_their_three_resources_and_no_rule_computes():
+    found = rules()
+    for name, body in found.items():
+        assert body.lstrip().startswith('"""'), name
+        assert "message:" not in body and "run:" not in body, name
+        if name == "descriptors":
+            continue
+        for part in ("log:", "benchmark:", "conda:", "runtime="):
+            assert part in body, (name, part)
+    declared = {name for name, body in found.items() if "gpu=1," in body}
+    assert declared == {"pass1", "pass2", "pass4"}
+    for name in declared:
+        mem_gb = int(re.search(r"mem_gb=(\d+),", found[name])[1])
+        mem_mb = int(re.search(r"mem_mb=([\d_]+),", found[name])[1])
+        assert (mem_gb, mem_mb) == (40, 1000 * mem_gb), name
+
+
+def test_lint_and_format_are_clean():
+    lint = subprocess.run([*SNAKEMAKE, "--lint"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert lint.returncode == 0, lint.stderr
+    formatted = subprocess.run(
+        [Path(sys.executable).parent / "snakefmt", "--check", "Snakefile", "workflow"], cwd=ROOT, capture_output=True
+    )
+    assert formatted.returncode == 0, formatted.stderr
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_each_script_runs_by_hand_with_flags_named_as_the_keys(name):
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / f"{name}.py", "--help"], capture_output=True, text=True, check=True
+    )
+    from common.config import STAGES
+
+    assert all(f"--{key} " in done.stdout for key in STAGES[name][1].model_fields)
