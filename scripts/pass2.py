@@ -114,7 +114,7 @@ def write(
         with stage.blas():
             usable = spearman.mean_ranks(ranked.subset(stay), ranked.stats["n_valid"][stay], stage.budget)
     repaired, shrinkage = vif.repair(usable)
-    removed = clusters.removals(kept, matrix, ranked.names, "spearman")
+    removed = clusters.removals(kept, matrix, ranked.names, "Spearman")
     files.write_npy(stage.paths.out_matrix, matrix)
     files.write_npy(stage.paths.out_repaired, repaired)
     files.write_lines(stage.paths.out_columns, [ranked.names[place] for place in stay])

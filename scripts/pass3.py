@@ -49,7 +49,7 @@ def work(stage: Stage) -> None:
             "removed_order": order,
             "parent": names[removal.parent],
             "similarity": float(matrix[removal.column, removal.parent]),
-            "measure": f"{settings.vif_on} correlation",
+            "measure": settings.vif_on.capitalize(),
             "reason": f"{removal.reason} (VIF {removal.vif:.4g})",
         }
         for order, removal in enumerate(removals, start=1)

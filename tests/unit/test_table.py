@@ -154,6 +154,14 @@ def test_metadata_by_name_wins_over_their_number(tmp_path):
     assert opened(path, n_metadata=3, metadata=["m0", "c"], exclude=("a",)).descriptors == ("b",)
 
 
+def test_row_labels_that_pandas_wrote_are_excluded(tmp_path):
+    frame = pd.DataFrame({"m": ["x", "y"], "a": [1.0, 2.0]}, index=[5, 3])
+    frame.to_parquet(tmp_path / "t.parquet", index=True)
+    assert "__index_level_0__" in pq.read_schema(tmp_path / "t.parquet").names
+    parts = opened(tmp_path / "t.parquet")
+    assert parts.descriptors == ("a",) and parts.excluded == ("__index_level_0__",)
+
+
 def test_metadata_and_excluded_columns_may_be_text_but_no_descriptor_may(tmp_path):
     path = write_table(tmp_path / "t.parquet", {"a": [1.0], "name": ["x"]})
     assert "column name is string, not a number" in refusal(path)

@@ -1,0 +1,1 @@
+"""The numerics of the four TaxoClass stages."""

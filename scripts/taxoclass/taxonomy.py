@@ -1,0 +1,144 @@
+"""The taxonomy: a directed acyclic graph of classes, and the one owner of the map between class ids and rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from scipy.sparse import csr_array
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """Classes are rows 0..C-1 in the order of ``ids``; ids are arbitrary text.
+
+    ids : C distinct class ids.
+    names : of each class one or more names; the first is the main one.
+    edges : (E, 2) int64, parent row and child row, acyclic, without repeats.
+    descriptions : of each class a sentence or keywords, "" where there is none.
+    """
+
+    ids: tuple[str, ...]
+    names: tuple[tuple[str, ...], ...]
+    edges: np.ndarray
+    descriptions: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def row(self) -> dict[str, int]:
+        """Class id -> row."""
+        return {name: row for row, name in enumerate(self.ids)}
+
+    @cached_property
+    def children(self) -> tuple[np.ndarray, ...]:
+        """Of each class the rows of its children, ascending."""
+        return self._grouped(0, 1)
+
+    @cached_property
+    def parents(self) -> tuple[np.ndarray, ...]:
+        """Of each class the rows of its parents, ascending."""
+        return self._grouped(1, 0)
+
+    def _grouped(self, by: int, what: int) -> tuple[np.ndarray, ...]:
+        groups: list[list[int]] = [[] for _ in self.ids]
+        for edge in self.edges.tolist():
+            groups[edge[by]].append(edge[what])
+        return tuple(np.array(sorted(group), dtype=np.int64) for group in groups)
+
+    @cached_property
+    def roots(self) -> np.ndarray:
+        """Rows without parents, ascending: the children of the virtual root."""
+        return np.array([row for row, above in enumerate(self.parents) if not len(above)], dtype=np.int64)
+
+    @cached_property
+    def leaves(self) -> np.ndarray:
+        """(C,) bool: classes without children."""
+        return np.array([not len(below) for below in self.children], dtype=bool)
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """(C,) int64, the rows with every parent before its children (Kahn 1962).
+
+        Raises
+        ------
+        ValueError : there is a cycle; the message names one class on it.
+        """
+        waiting = np.array([len(above) for above in self.parents])
+        ready = self.roots.tolist()
+        order: list[int] = []
+        while ready:
+            row = ready.pop()
+            order.append(row)
+            for child in self.children[row].tolist():
+                waiting[child] -= 1
+                if waiting[child] == 0:
+                    ready.append(child)
+        if len(order) < len(self):
+            raise ValueError(f"the hierarchy has a cycle through class {self.ids[int(np.argmax(waiting > 0))]}")
+        return np.array(order, dtype=np.int64)
+
+    @cached_property
+    def level(self) -> np.ndarray:
+        """(C,) int64, edges on the shortest way from a root; roots are 0."""
+        level = np.zeros(len(self), dtype=np.int64)
+        for row in self.order.tolist():
+            if len(self.parents[row]):
+                level[row] = 1 + level[self.parents[row]].min()
+        return level
+
+    @cached_property
+    def ancestors(self) -> csr_array:
+        """(C, C) bool, [i, j] true if j is a proper ancestor of i."""
+        above: list[set[int]] = [set() for _ in self.ids]
+        for row in self.order.tolist():
+            for parent in self.parents[row].tolist():
+                above[row] |= above[parent] | {parent}
+        pairs = [(row, other) for row, found in enumerate(above) for other in sorted(found)]
+        rows, columns = (np.array(side, dtype=np.int64) for side in zip(*pairs, strict=True)) if pairs else ([], [])
+        return csr_array((np.ones(len(pairs), dtype=bool), (rows, columns)), shape=(len(self), len(self)))
+
+    @cached_property
+    def chains(self) -> tuple[tuple[int, ...], ...]:
+        """Every way from a root to a class, inner classes included, as rows from the root down."""
+        return tuple(self._walk())
+
+    def _walk(self) -> Iterator[tuple[int, ...]]:
+        stack = [(int(root),) for root in self.roots[::-1]]
+        while stack:
+            chain = stack.pop()
+            yield chain
+            stack += [(*chain, int(child)) for child in self.children[chain[-1]][::-1]]
+
+    def siblings(self, row: int) -> np.ndarray:
+        """Other children of all parents of a class (other roots, for a root), ascending."""
+        groups = [self.children[parent] for parent in self.parents[row]] or [self.roots]
+        together = np.unique(np.concatenate(groups))
+        return together[together != row]
+
+    def closed(self, rows: Sequence[int]) -> set[int]:
+        """``rows`` and all their ancestors."""
+        return {*rows} | {int(above) for row in rows for above in self.ancestors[[row]].indices}
+
+    def text(self, row: int, template: str) -> str:
+        """A template filled in: {class_name}, {path} (names from a root down, the first chain) and {description}."""
+        description = self.descriptions[row] if self.descriptions else ""
+        path = " > ".join(self.names[each][0] for each in self._first_chain(row))
+        return template.format(class_name=self.names[row][0], path=path, description=description).strip()
+
+    def _first_chain(self, row: int) -> list[int]:
+        chain = [row]
+        while len(self.parents[chain[0]]):
+            chain.insert(0, int(self.parents[chain[0]][0]))
+        return chain
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of ids, names and edges: two models with the same one speak of the same classes."""
+        content = [self.ids, self.names, self.edges.tolist()]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
