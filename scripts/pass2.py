@@ -82,17 +82,17 @@ def correlation(stage: Stage, ranked: products.Ranked, sketched: bool, columns: 
     )
     with stage.blas(), tqdm(desc="pass2", unit="block", disable=None) as bar:
         if with_missing == "global_ranks":
-            return spearman.global_ranks(codes, stats["n_valid"], settings.min_effective_n, stage.budget)
+            return spearman.global_ranks(codes, stats["n_valid"], settings.min_effective_n, stage.runtime.budget)
         if with_missing == "mean":
             return spearman.mean_filled(
-                codes, stats["n_valid"], stats["n_below_mean"], stats["n_at_mean"], stage.budget
+                codes, stats["n_valid"], stats["n_below_mean"], stats["n_at_mean"], stage.runtime.budget
             )
         return spearman.pairwise(
             codes,
             stats["n_valid"],
             stats["missing_pattern"],
             settings.min_effective_n,
-            stage.budget,
+            stage.runtime.budget,
             threads=stage.threads,
             within=screen if sketched else None,
             progress=lambda done, total: _show(bar, done, total),
@@ -112,7 +112,7 @@ def write(
     consistent = vif.is_positive_semidefinite(usable)
     if not consistent:
         with stage.blas():
-            usable = spearman.mean_ranks(ranked.subset(stay), ranked.stats["n_valid"][stay], stage.budget)
+            usable = spearman.mean_ranks(ranked.subset(stay), ranked.stats["n_valid"][stay], stage.runtime.budget)
     repaired, shrinkage = vif.repair(usable)
     removed = clusters.removals(kept, matrix, ranked.names, "Spearman")
     files.write_npy(stage.paths.out_matrix, matrix)

@@ -103,7 +103,7 @@ def on_values(stage: Stage, names: list[str], stats: dict[str, np.ndarray], miss
     table = open_table(manifest["source"], 0, manifest["metadata_columns"], manifest["excluded_columns"])
     with stage.blas():
         return pearson.correlation(
-            lambda: table.blocks(names, stage.runtime.batch_rows, stage.budget),
+            lambda: table.blocks(names, stage.runtime.batch_rows, stage.runtime.budget),
             table.rows,
             stats,
             missing,

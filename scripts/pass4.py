@@ -124,7 +124,7 @@ def compare(
             stats["n_valid"],
             stats["missing_pattern"],
             min_common=settings.min_effective_n,
-            budget=stage.budget,
+            budget=stage.runtime.budget,
             rows=rows,
             progress=progress,
             **dictionary(settings),
@@ -154,7 +154,8 @@ def write_lineage(stage: Stage, entered: list[str], final: list[str], removed: l
     reasons = {entry["descriptor"]: entry["reason"] for entries in later.values() for entry in entries}
     files.write_json(stage.paths.out_clusters, lineage.cluster_info(entered, final, parents))
     rows = [lineage.HEADER, *lineage.removal_table(entered, parents, first, reasons)]
-    files.write_lines(stage.paths.out_removed, ["\t".join(f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row) for row in rows])
+    cells = [[f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    files.write_lines(stage.paths.out_removed, ["\t".join(row) for row in cells])
 
 
 if __name__ == "__main__":

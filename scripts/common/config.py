@@ -6,11 +6,14 @@ JSON schema, command-line flags, the table in config/README.md and the messages 
 from __future__ import annotations
 
 import difflib
+import math
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from common.errors import UserError
+
+INTERPRETER_GB = 0.35
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -151,6 +154,16 @@ class Runtime(Settings):
     shards: int = Field(1, ge=1, description="resumable pieces that pass 1 is done in")
     max_host_memory_gb: float = Field(4.0, ge=0.05, description="host memory that one pass may plan with")
     max_gpu_memory_gb: float = Field(40.0, gt=0, description="device memory that one pass may plan with (= mem_gb)")
+
+    @property
+    def budget(self) -> int:
+        """Host memory that the numerics may plan with, in bytes; the interpreter's own share is taken off."""
+        return int(max(self.max_host_memory_gb - INTERPRETER_GB, 0.05) * 1e9)
+
+    @staticmethod
+    def gigabytes_for(n_bytes: int) -> float:
+        """The smallest max_host_memory_gb, in tenths, whose ``budget`` is at least ``n_bytes``."""
+        return math.ceil(10 * (n_bytes / 1e9 + INTERPRETER_GB)) / 10
 
 
 STAGES: dict[str, tuple[str, type[Settings]]] = {

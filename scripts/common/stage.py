@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import resource
@@ -25,7 +24,6 @@ from common import files
 from common.config import Runtime, Settings, explain, with_runtime
 from common.errors import UserError
 
-INTERPRETER_GB = 0.35
 LIBRARIES = ("numpy", "scipy", "pyarrow", "igraph", "leidenalg", "pydantic", "snakemake")
 
 
@@ -41,16 +39,6 @@ class Stage:
     gpu: int
     started: float
     scratches: list[Path] = field(default_factory=list)
-
-    @property
-    def budget(self) -> int:
-        """Host memory that the numerics may plan with, in bytes; the interpreter's own share is taken off."""
-        return int(max(self.runtime.max_host_memory_gb - INTERPRETER_GB, 0.05) * 1e9)
-
-    @staticmethod
-    def gigabytes_for(n_bytes: int) -> float:
-        """The smallest max_host_memory_gb, in tenths, whose ``budget`` is at least ``n_bytes``."""
-        return math.ceil(10 * (n_bytes / 1e9 + INTERPRETER_GB)) / 10
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def rerank(codes: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
     Parameters
     ----------
-    codes : (N,) unsigned codes of the column.
+    codes : (N,) unsigned codes of the column, ranked among its own rows (those where the code is not 0).
     masks : (B, N) bool, the subsets; none contains a row where the code is 0.
 
     Returns
@@ -48,7 +48,20 @@ def rerank(codes: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray
     centred : (B, N) float64 of integers 2 a - (n + 1), a the mid-rank among the n rows of the subset; 0 outside it.
     norms : (B,) float64, their sums of squares.
     """
-    level = (np.cumsum(np.bincount(codes) > 0) - 1)[codes]
+    n_own = int(np.count_nonzero(codes))
+    proper = np.count_nonzero(masks, axis=1) < n_own
+    centred, norms = np.empty(masks.shape), np.empty(len(masks))
+    if not proper.all():
+        # all of its rows: they are ranked already
+        own = centre(codes[None], np.array([n_own]))[0]
+        centred[~proper], norms[~proper] = own, own @ own
+    if proper.any():
+        centred[proper], norms[proper] = _count_ranks(codes, masks[proper])
+    return centred, norms
+
+
+def _count_ranks(codes: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    level = (np.cumsum(np.bincount(codes) > 0, dtype=np.int32) - 1)[codes]
     n_levels = int(level.max()) + 1
     counts = np.array([np.bincount(level, mask, n_levels) for mask in masks])
     upto = np.cumsum(counts, axis=1)

@@ -82,7 +82,9 @@ def test_null_nan_and_infinity_are_the_same(tmp_path, select):
     holes = np.random.default_rng(1).random(500) < 0.1
     results = []
     for value in (np.nan, np.inf, -np.inf, None):
-        changed = columns | {"noise_0": [value if hole else v for v, hole in zip(columns["noise_0"], holes, strict=True)]}
+        changed = columns | {
+            "noise_0": [value if hole else v for v, hole in zip(columns["noise_0"], holes, strict=True)]
+        }
         results.append(select(write_table(tmp_path / f"{value}" / "t.parquet", changed)).bytes())
     assert all(result == results[0] for result in results[1:])
 

@@ -534,6 +534,18 @@ def test_batches_change_no_byte_of_the_sample(sample, tmp_path, monkeypatch):
     assert set(sizes[:-1]) == {50} and 0 < sizes[-1] <= 50 and footer.num_rows > 200
 
 
+def test_batches_change_no_byte_of_a_sample_of_many_pages(tmp_path, sample, monkeypatch):
+    # a page of 1 MiB ends where a batch ended, unless the batches are joined
+    monkeypatch.setattr(importlib.import_module("pass0"), "GROUP_BYTES", 8 * 2 * 150_000)
+    values = np.random.default_rng(0).random(300_000)
+    write_table(tmp_path / "in" / "1.parquet", {"id": ["x"] * len(values), "a": values}, metadata=0)
+    written = []
+    for batch_rows in (1777, 300_000):
+        sample("--sample_rows", "290000", "--batch_rows", batch_rows, pattern=f"{tmp_path}/in/*.parquet")
+        written.append((tmp_path / "sampled_data.parquet").read_bytes())
+    assert written[0] == written[1]
+
+
 def test_pass_1_of_a_sample_is_pass_1_of_its_rows(tmp_path, base, frame, inside):
     sample = ["--sample_rows", "400", "--out-sample", tmp_path / "sampled_data.parquet"]
     assert "400 of 600 rows sampled" in succeed("pass0", *pass0_arguments(tmp_path, f"{base}/data/*.parquet"), *sample)

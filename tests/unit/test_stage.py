@@ -8,6 +8,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 from threadpoolctl import threadpool_info
 
 from common.config import STAGES, Descriptors, Pass0, Pass1, Runtime, with_runtime
@@ -101,6 +102,15 @@ def test_help_lists_every_setting_with_its_default_and_nothing_else(stage, monke
         assert fields[key].is_required() or words.endswith(f"(default {json.dumps(fields[key].default)})")
     files = {flag for flag in listed if flag not in settings} - MACHINERY
     assert files and all("-" in flag or flag.isalnum() for flag in files)
+
+
+def test_help_may_speak_of_percent(run, capsys):
+    class Half(Pass1):
+        half: int = Field(50, description="as in 50 % of %s")
+
+    with pytest.raises(SystemExit):
+        run("--help", model=Half)
+    assert "as in 50 % of %s (default 50)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_there_is_an_example_of_every_setting():
@@ -297,13 +307,13 @@ def test_a_warning_is_a_log_line(run, capsys):
 def test_the_memory_that_a_message_asks_for_is_enough_and_no_tenth_too_much(n_bytes):
     def budget(gigabytes: float) -> int:
         runtime = Runtime(max_host_memory_gb=gigabytes)
-        return Stage("toy", Pass1(), runtime, None, 1, 0, 0.0).budget
+        return runtime.budget
 
-    enough = Stage.gigabytes_for(n_bytes)
+    enough = Runtime.gigabytes_for(n_bytes)
     assert budget(enough) >= n_bytes - 1  # a byte for the rounding of tenths
     assert n_bytes <= 50e6 or budget(round(enough - 0.1, 1)) < n_bytes
 
 
 def test_the_budget_leaves_room_for_the_interpreter_and_is_never_nothing(run):
-    assert run("--max_host_memory_gb", "2").budget == 1_650_000_000
-    assert run("--max_host_memory_gb", "0.05").budget == 50_000_000
+    assert run("--max_host_memory_gb", "2").runtime.budget == 1_650_000_000
+    assert run("--max_host_memory_gb", "0.05").runtime.budget == 50_000_000

@@ -124,6 +124,9 @@ def test_names_with_dots_and_other_marks_are_plain_names(tmp_path):
     parts = opened(write_table(tmp_path / "t.parquet", columns))
     for name, values in columns.items():
         assert parts.columns([name], 10).tolist() == [values]
+    # a name may be the beginning of a nested one, which is read along
+    backwards = list(columns)[::-1]
+    assert parts.columns(backwards, 10).tolist() == [columns[name] for name in backwards]
 
 
 def test_a_column_that_is_all_null_in_one_file_takes_the_type_of_the_others(tmp_path):

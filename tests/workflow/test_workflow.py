@@ -133,7 +133,8 @@ def test_touching_files_reruns_nothing(copied):
 
 
 @pytest.mark.parametrize(
-    ("module", "expected"), [("vif.py", {"pass2", "pass3", "pass4"}), ("nonlinear.py", {"pass4"}), ("lineage.py", {"pass4"})]
+    ("module", "expected"),
+    [("vif.py", {"pass2", "pass3", "pass4"}), ("nonlinear.py", {"pass4"}), ("lineage.py", {"pass4"})],
 )
 def test_an_edit_of_the_numerics_reruns_the_passes_that_use_them(copied, module, expected):
     path = copied.folder / "scripts" / "descriptors" / module
