@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import rankdata
 
-from common.stage import Stage
+from common.config import Runtime
 from conftest import write_table
 from descriptors.sampling import keep_fraction, keep_smallest, row_hashes
 from descriptors.table import Table
@@ -232,8 +232,7 @@ def test_a_finished_run_leaves_its_record_and_no_state(base):
     "flags",
     [
         "--batch_rows 7 --threads 4",
-        "--shards 3 --threads 2",
-        "--shards 100 --max_host_memory_gb 0.05 --gpu 1 --max_gpu_memory_gb 1",
+        "--shards 3 --threads 2 --max_host_memory_gb 0.05 --gpu 1 --max_gpu_memory_gb 1",
     ],
 )
 def test_how_the_machine_is_used_changes_no_byte(base, tmp_path, flags):
@@ -242,11 +241,16 @@ def test_how_the_machine_is_used_changes_no_byte(base, tmp_path, flags):
     assert results(tmp_path) == results(base)
 
 
+def test_a_shard_a_column_changes_no_byte(base, tmp_path, inside):
+    assert inside("pass1", *pass1_arguments(tmp_path, base), "--shards", "100")[2] == 0
+    assert results(tmp_path) == results(base)
+
+
 def test_reading_the_columns_in_many_groups_changes_no_byte(base, tmp_path, inside, monkeypatch):
     groups = []
     read = Table.columns
     monkeypatch.setattr(Table, "columns", lambda *table: (groups.append(len(table[1])), read(*table))[1])
-    monkeypatch.setattr(Stage, "budget", N_ROWS * (8 + 88 + 3 * 18))
+    monkeypatch.setattr(Runtime, "budget", N_ROWS * (8 + 88 + 3 * 18))
     assert inside("pass1", *pass1_arguments(tmp_path, base), "--threads", "3")[2] == 0
     assert groups == [3, 3, 3, 3, 3, 1]
     assert results(tmp_path) == results(base)
@@ -548,7 +552,8 @@ def test_batches_change_no_byte_of_a_sample_of_many_pages(tmp_path, sample, monk
 
 def test_pass_1_of_a_sample_is_pass_1_of_its_rows(tmp_path, base, frame, inside):
     sample = ["--sample_rows", "400", "--out-sample", tmp_path / "sampled_data.parquet"]
-    assert "400 of 600 rows sampled" in succeed("pass0", *pass0_arguments(tmp_path, f"{base}/data/*.parquet"), *sample)
+    log, _, _ = inside("pass0", *pass0_arguments(tmp_path, f"{base}/data/*.parquet"), *sample)
+    assert "400 of 600 rows sampled" in log
     assert inside("pass1", *pass1_arguments(tmp_path))[2] == 0
     rows = sample_of(tmp_path)["id"].str.removeprefix("m").astype(int)
     assert rows.is_monotonic_increasing
@@ -609,7 +614,6 @@ def test_files_without_rows_are_an_error(tmp_path, inside):
     assert error.startswith(f"pass0: {path}: no rows in any of the 1 files")
 
 
-def test_no_file_is_an_error_of_one_line(tmp_path):
-    run = door("pass0", *pass0_arguments(tmp_path, f"{tmp_path}/none-*.parquet"))
-    error = refused((run.stdout, run.stderr, run.returncode))
+def test_no_file_is_an_error_of_one_line(tmp_path, inside):
+    error = refused(inside("pass0", *pass0_arguments(tmp_path, f"{tmp_path}/none-*.parquet")))
     assert error.startswith("pass0: config: descriptors.parquet_glob = ") and "matches no file" in error
