@@ -71,8 +71,8 @@ def describe(ordered: np.ndarray, n_rows: int, range_mode: str, trim: tuple[floa
     original_mean = float(np.ldexp(mean, exponent))
     at_mean = np.searchsorted(ordered, original_mean, "left"), np.searchsorted(ordered, original_mean, "right")
     lower, upper = _range(scaled, range_mode, trim)
-    constant = bool(scaled[-1] - scaled[0] <= ROUNDING * max(abs(scaled[0]), abs(scaled[-1])))
-    degenerate = not upper > lower
+    constant = _equal(float(scaled[0]), float(scaled[-1]))
+    degenerate = _equal(lower, upper)
     if degenerate:
         lower, upper = float(scaled[0]), float(scaled[-1])
     runs = np.diff(np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1], [True]))))
@@ -109,6 +109,11 @@ def _empty(n_rows: int) -> Column:
     unknown = dict.fromkeys((field.name for field in fields(Column)), float("nan"))
     counts = {"n_valid": 0, "n_missing": n_rows, "n_distinct": 0, "n_below_mean": 0, "n_at_mean": 0}
     return Column(**(unknown | counts | {"constant": True, "degenerate": True}))  # type: ignore[arg-type]
+
+
+def _equal(lower: float, upper: float) -> bool:
+    """Whether lower <= upper differ by rounding only; relative, since descriptors come in any unit."""
+    return upper - lower <= ROUNDING * max(abs(lower), abs(upper))
 
 
 def _range(ordered: np.ndarray, range_mode: str, trim: tuple[float, float]) -> tuple[float, float]:

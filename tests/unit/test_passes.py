@@ -410,6 +410,13 @@ def test_fewer_rows_than_needed_for_any_column_is_an_error(tmp_path, base, insid
     assert list(tmp_path.iterdir()) == []
 
 
+def test_files_that_changed_after_pass_0_are_an_error(tmp_path, frame, inside):
+    inside("pass0", *pass0_arguments(tmp_path, write(tmp_path / "data", frame)))
+    frame.iloc[:300].assign(id="x").to_parquet(tmp_path / "data" / "part-0.parquet", index=False)
+    error = refused(inside("pass1", *pass1_arguments(tmp_path)))
+    assert all(part in error for part in ("pass0_sampling.json", "600", "300", "run pass0 again"))
+
+
 def test_no_column_left_is_an_error_with_the_commonest_reason_and_no_empty_file(tmp_path, base, inside):
     error = refused(inside("pass1", *pass1_arguments(tmp_path, base), "--variance_threshold", "0.3"))
     assert error.startswith("pass1: all 16 columns were removed, most often like this: normalised variance 0.")

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common import files
@@ -85,6 +85,7 @@ def test_every_kind_of_number_keeps_its_value(tmp_path):
     assert np.array_equal(opened_table.columns(list(columns), 10), expected, equal_nan=True)
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.lists(st.integers(0, 15), min_size=1, max_size=4), st.integers(1, 50))
 def test_neither_batches_nor_the_split_into_files_change_a_bit(tmp_path_factory, batch_rows, sizes, row_group):
     folder = tmp_path_factory.mktemp("split")

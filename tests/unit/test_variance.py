@@ -265,3 +265,11 @@ def test_mode_raw_compares_the_plain_variance():
 
 def test_a_constant_goes_even_where_any_variance_will_do():
     assert reasons_of([2.0] * 200, 200, variance_threshold=0.0) == ["constant"]
+
+
+def test_a_trimmed_range_of_rounding_noise_counts_as_none():
+    # 1000 equal values up to the last bit and a few outliers: scored on the noise it would vary as much as anything
+    noisy = np.sort(np.concatenate([0.3 * (1 + np.arange(1000) % 2 * 2.0**-52), [1.0, 2.0]]))
+    column = describe(noisy, len(noisy), "trimmed", (2.5, 97.5))
+    assert column.degenerate and not column.constant
+    assert column.normalized_variance == pytest.approx(np.var(noisy) / np.ptp(noisy) ** 2)
