@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common import files
-from common.config import Pass0
+from common.config import Pass0, is_sampled
 from common.errors import UserError
 from common.stage import Stage, run_stage
 from descriptors.sampling import keep_fraction, keep_smallest, row_hashes
@@ -37,8 +37,8 @@ def work(stage: Stage) -> None:
     paths = find_files(settings.parquet_glob)
     table = open_table(paths, settings.n_metadata, settings.metadata_columns, settings.exclude_columns)
     if table.rows == 0:
-        raise UserError(f"{paths[0]}: no rows in any of the {len(paths)} files that parquet_glob matches")
-    sampled = settings.sample_rows is not None or settings.sample_per_file is not None
+        raise UserError(f"{paths[0]}: no rows, nor in any other file that parquet_glob matches; correct the pattern")
+    sampled = is_sampled(stage.parameters)
     kept = [part.rows for part in table.parts]
     source = paths
     if sampled:
@@ -53,8 +53,8 @@ def work(stage: Stage) -> None:
     files.write_json(
         stage.paths.out_manifest,
         {
-            "parameters": stage.parameters,
-            "source_fingerprint": files_digest(settings.parquet_glob),
+            "parameters": {key: value for key, value in stage.parameters.items() if sampled or key != "random_seed"},
+            "input_fingerprint": files_digest(settings.parquet_glob),
             "n_rows": table.rows,
             "n_rows_kept": sum(kept),
             "sampled": sampled,

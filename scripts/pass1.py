@@ -62,7 +62,7 @@ def work(stage: Stage) -> None:
     if not columns:
         raise UserError(
             f"all {len(table.descriptors)} columns were removed, {scan.commonest_reason()}; "
-            "lower descriptors.variance_threshold or raise max_missing_ratio"
+            "check that these are descriptors, or lower variance_threshold or raise max_missing_ratio"
         )
     write(stage, manifest, scan, columns)
     stage.log(

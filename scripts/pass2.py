@@ -108,7 +108,7 @@ def write(
     stage: Stage, ranked: products.Ranked, matrix: np.ndarray, kept: list[clusters.Cluster], stay: np.ndarray
 ) -> None:
     settings: Pass2 = stage.settings
-    usable = matrix[np.ix_(stay, stay)]
+    usable = np.nan_to_num(matrix[np.ix_(stay, stay)])
     consistent = vif.is_positive_semidefinite(usable)
     if not consistent:
         with stage.blas():
@@ -123,6 +123,7 @@ def write(
         {
             "parameters": stage.parameters,
             "input_fingerprint": files.read_json(stage.paths.details)["input_fingerprint"],
+            "made_from": files.digest(stage.paths.details),
             "n_rows": ranked.n_rows,
             "missing_patterns": len(np.unique(ranked.stats["missing_pattern"])),
             "approximate": settings.missing == "global_ranks" and bool(ranked.stats["n_missing"].any()),

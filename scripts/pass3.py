@@ -6,6 +6,7 @@ import numpy as np
 
 from common import files
 from common.config import Pass3
+from common.errors import UserError
 from common.stage import Stage, run_stage
 from descriptors import pearson, products, vif
 from descriptors.table import open_table
@@ -38,17 +39,23 @@ def work(stage: Stage) -> None:
     entered = files.read_lines(stage.paths.entered)
     places = products.positions(entered, names, stage.paths.columns)
     stats = {key: values[places] for key, values in files.read_npz(stage.paths.stats).items() if values.ndim}
-    matrix, shrinkage = correlation(stage, names, places, stats)
+    pairwise, consistent = correlations(stage, names, places, stats)
     quality = products.quality_ranks(stats["missing_ratio"], stats["normalized_variance"])
-    stay, removals = vif.eliminate(matrix, settings.vif_threshold, quality, settings.ties)
-    values = vif.vif_values(matrix[np.ix_(stay, stay)])
+    if consistent is None:
+        stay, removals = vif.eliminate(pairwise, settings.vif_threshold, quality, settings.ties)
+    else:
+        stage.warn("pairwise correlations contradict each other; first on missing cells at the mean, then pairwise")
+        stay, removals = vif.eliminate_contradictory(
+            pairwise, consistent, settings.vif_threshold, quality, settings.ties
+        )
+    values = vif.vif_values(pairwise[np.ix_(stay, stay)])
     removed = [
         {
             "descriptor": names[removal.column],
             "vif_value": removal.vif,
             "removed_order": order,
             "parent": names[removal.parent],
-            "similarity": float(matrix[removal.column, removal.parent]),
+            "similarity": float(pairwise[removal.column, removal.parent]),
             "measure": settings.vif_on.capitalize(),
             "reason": f"{removal.reason} (VIF {removal.vif:.4g})",
         }
@@ -60,7 +67,8 @@ def work(stage: Stage) -> None:
         {
             "parameters": stage.parameters,
             "input_fingerprint": files.read_json(stage.paths.details)["input_fingerprint"],
-            "shrinkage": shrinkage,
+            "made_from": files.digest(stage.paths.details),
+            "matrix": settings.missing if consistent is None else f"missing cells at the mean, then {settings.missing}",
             "removed_count": len(removed),
             "remaining_count": len(stay),
             "removed": [entry["descriptor"] for entry in removed],
@@ -76,25 +84,27 @@ def work(stage: Stage) -> None:
     )
 
 
-def correlation(
+def correlations(
     stage: Stage, names: list[str], places: np.ndarray, stats: dict[str, np.ndarray]
-) -> tuple[np.ndarray, float]:
-    """The matrix that the VIF is computed from, and by how much it had to be shrunk to the identity.
-
-    Pairwise-complete correlations are not those of one sample. Where they contradict each other (a negative eigenvalue)
-    they cannot be inverted in earnest; then missing cells take the mean (of the ranks, or of the values) instead.
-    A singular matrix is fine: it is what the rank screen looks for.
-    """
-    settings: Pass3 = stage.settings
-    if settings.vif_on == "spearman":
-        matrix = files.read_npy(stage.paths.matrix)[np.ix_(places, places)]
-        if vif.is_positive_semidefinite(matrix):
-            return matrix, 0.0
-        return files.read_npy(stage.paths.repaired), files.read_json(stage.paths.details)["shrinkage"]
-    matrix = on_values(stage, names, stats, settings.missing)
-    if vif.is_positive_semidefinite(matrix):
-        return matrix, 0.0
-    return vif.repair(on_values(stage, names, stats, "mean"))
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The matrix that the VIF is computed from, undefined pairs at 0; and, if it is indefinite, one that is not."""
+    on_ranks = stage.settings.vif_on == "spearman"
+    if on_ranks:
+        pairwise = files.read_npy(stage.paths.matrix)
+        if pairwise.shape != (len(files.read_lines(stage.paths.entered)),) * 2:
+            raise UserError(f"{stage.paths.matrix}: does not belong to {stage.paths.entered}; run pass2 again")
+        pairwise = pairwise[np.ix_(places, places)]
+    else:
+        pairwise = on_values(stage, names, stats, stage.settings.missing)
+    pairwise = np.nan_to_num(pairwise)
+    if vif.is_positive_semidefinite(pairwise):
+        return pairwise, None
+    if not on_ranks:
+        return pairwise, on_values(stage, names, stats, "mean")
+    consistent = files.read_npy(stage.paths.repaired)
+    if consistent.shape != pairwise.shape:
+        raise UserError(f"{stage.paths.repaired}: does not belong to {stage.paths.columns}; run pass2 again")
+    return pairwise, consistent
 
 
 def on_values(stage: Stage, names: list[str], stats: dict[str, np.ndarray], missing: str) -> np.ndarray:

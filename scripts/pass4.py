@@ -42,6 +42,7 @@ def main() -> None:
 
 def work(stage: Stage) -> None:
     settings: Pass4 = stage.settings
+    files.check_chain(stage.paths.pass1, stage.paths.pass2, stage.paths.pass3)
     ranked = products.load(stage.paths.entered, stage.paths.stats, stage.paths.codes)
     names = files.read_lines(stage.paths.columns)
     places = products.positions(ranked.names, names, stage.paths.columns)
@@ -86,6 +87,7 @@ def work(stage: Stage) -> None:
         {
             "parameters": stage.parameters,
             "input_fingerprint": files.read_json(stage.paths.pass3)["input_fingerprint"],
+            "made_from": files.digest(stage.paths.pass3),
             "n_rows": ranked.n_rows,
             "rows_used": rows,
             "standard_error": nonlinear.standard_error(rows),
@@ -140,19 +142,24 @@ def dictionary(settings: Pass4) -> dict[str, Any]:
 
 def write_lineage(stage: Stage, entered: list[str], final: list[str], removed: list[dict]) -> None:
     """Who stands for whom, over all passes."""
-    first = {entry["descriptor"]: entry["reasons"] for entry in files.read_json(stage.paths.pass1)["removed_details"]}
-    later = {
-        2: files.read_json(stage.paths.pass2)["removed_details"],
-        3: files.read_json(stage.paths.pass3)["removed_details"],
-        4: removed,
-    }
+    earlier = [files.read_json(path) for path in (stage.paths.pass1, stage.paths.pass2, stage.paths.pass3)]
+    first = {entry["descriptor"]: entry["reasons"] for entry in earlier[0]["removed_details"]}
+    later = {2: earlier[1]["removed_details"], 3: earlier[2]["removed_details"], 4: removed}
     parents = {
         entry["descriptor"]: lineage.Parent(entry["parent"], number, entry["similarity"], entry["measure"])
         for number, entries in later.items()
         for entry in entries
     }
     reasons = {entry["descriptor"]: entry["reason"] for entries in later.values() for entry in entries}
-    files.write_json(stage.paths.out_clusters, lineage.cluster_info(entered, final, parents))
+    info = lineage.cluster_info(entered, final, parents)
+    info["metadata"] |= {
+        "input_fingerprint": earlier[0]["input_fingerprint"],
+        "parameters": {
+            f"pass{number}": each["parameters"]
+            for number, each in enumerate([*earlier, {"parameters": stage.parameters}], start=1)
+        },
+    }
+    files.write_json(stage.paths.out_clusters, info)
     rows = [lineage.HEADER, *lineage.removal_table(entered, parents, first, reasons)]
     cells = [[f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
     files.write_lines(stage.paths.out_removed, ["\t".join(row) for row in cells])

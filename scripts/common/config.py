@@ -96,6 +96,15 @@ class Pass1(EnoughRows):
             raise ValueError(f"trim_lower = {self.trim_lower!r} must be below trim_upper = {self.trim_upper!r}")
         return self
 
+    @model_validator(mode="after")
+    def _threshold_can_be_reached(self) -> Pass1:
+        if self.range_mode != "raw" and self.variance_threshold > 0.25:
+            raise ValueError(
+                f"variance_threshold = {self.variance_threshold!r} must be at most 0.25, the largest normalised "
+                "variance there is, unless range_mode = 'raw'"
+            )
+        return self
+
 
 class Pass2(Clustering, MissingCells, EnoughRows):
     """Spearman redundancy."""
@@ -146,13 +155,22 @@ class Pass4(Clustering, EnoughRows):
             raise ValueError("w_hsic and w_rdc are both 0; one of them must be positive")
         return self
 
+    @model_validator(mode="after")
+    def _rows_are_enough(self) -> Pass4:
+        if self.pass4_rows is not None and self.pass4_rows < self.min_effective_n:
+            raise ValueError(
+                f"pass4_rows = {self.pass4_rows!r} must be at least min_effective_n = {self.min_effective_n!r}, "
+                "or no pair of columns has enough rows"
+            )
+        return self
+
 
 class Runtime(Settings):
     """How a run uses the machine; none of these changes a byte of the results."""
 
     batch_rows: int = Field(10_000, ge=1, description="rows read at once")
     shards: int = Field(1, ge=1, description="resumable pieces that pass 1 is done in")
-    max_host_memory_gb: float = Field(4.0, ge=0.05, description="host memory that one pass may plan with")
+    max_host_memory_gb: float = Field(4.0, ge=0.4, description="host memory that one pass may plan with")
     max_gpu_memory_gb: float = Field(40.0, gt=0, description="device memory that one pass may plan with (= mem_gb)")
 
     @property
@@ -194,15 +212,26 @@ def load(raw: dict[str, Any]) -> dict[str, Any]:
     UserError : one line that names the key, its value, what is allowed and, for an unknown key, the closest known one.
     """
     try:
-        return Config.model_validate(raw).model_dump()
+        loaded = Config.model_validate(raw).model_dump()
     except ValidationError as error:
         raise UserError(f"config: {explain(error, Config)}") from None
+    if loaded["descriptors"] is None:
+        raise UserError("config: there is nothing to do; add a section descriptors with parquet_glob")
+    return loaded
+
+
+def is_sampled(descriptors: dict[str, Any]) -> bool:
+    """Whether pass 0 takes a sample."""
+    return descriptors["sample_per_file"] is not None or descriptors["sample_rows"] is not None
 
 
 def stage_settings(config: dict[str, Any], stage: str) -> dict[str, Any]:
     """The part of a loaded configuration that one stage's results depend on."""
     section, model = STAGES[stage]
-    return {key: config[section][key] for key in model.model_fields}
+    settings = {key: config[section][key] for key in model.model_fields}
+    if stage == "pass0" and not is_sampled(settings):
+        del settings["random_seed"]  # so that another seed does not read everything again
+    return settings
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:

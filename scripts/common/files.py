@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
+import itertools
 import json
 import math
 import os
@@ -81,6 +83,18 @@ def read_json(path: str | Path) -> dict[str, Any]:
             f"{path}: schema_version is {found}, not {SCHEMA_VERSION}; delete it and run the same command again"
         )
     return content
+
+
+def digest(path: str | Path) -> str:
+    """Of a file's bytes: what a later product records of an earlier one, to be known as made from it."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+def check_chain(*paths: str | Path) -> None:
+    """UserError unless each JSON product was made from the one before it."""
+    for earlier, later in itertools.pairwise(paths):
+        if read_json(later).get("made_from") != digest(earlier):
+            raise UserError(f"{later}: was not made from {earlier}; run the passes again, from the earlier one on")
 
 
 def read_lines(path: str | Path) -> list[str]:

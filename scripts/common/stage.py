@@ -36,7 +36,7 @@ class Stage:
     runtime: Runtime
     paths: argparse.Namespace
     threads: int
-    gpu: int
+    gpu: int | None
     started: float
     scratches: list[Path] = field(default_factory=list)
 
@@ -105,12 +105,12 @@ def run_stage(
             settings=model.model_validate(everything.model_dump(include=set(model.model_fields))),
             runtime=Runtime.model_validate(everything.model_dump(include=set(Runtime.model_fields))),
             paths=arguments,
-            threads=arguments.threads,
+            threads=min(arguments.threads, os.cpu_count() or 1),
             gpu=arguments.gpu,
             started=started,
         )
-        if stage.gpu:
-            stage.log("device: cpu (this version has no GPU path yet)")
+        if stage.gpu is not None:
+            stage.log("device: cpu (this version has no GPU path yet)" if stage.gpu else "device: cpu (no GPU granted)")
         with threadpool_limits(limits=1):
             work(stage)
         stage.forget()
@@ -131,7 +131,7 @@ def _parser(
     data.add_argument("--code", default="", metavar="DIGEST", help="digest of the source, kept in provenance and state")
     machine = parser.add_argument_group("machine")
     machine.add_argument("--threads", type=_count(1), default=1, metavar="N", help="threads to use (default 1)")
-    machine.add_argument("--gpu", type=_count(0), default=0, metavar="N", help="GPUs granted (default 0)")
+    machine.add_argument("--gpu", type=_count(0), metavar="N", help="GPUs granted")
     keys = parser.add_argument_group("settings (names and defaults of the config)")
     keys.add_argument("--settings", type=_section, default={}, metavar="JSON", help="several settings at once")
     for key, info in accepted.model_fields.items():

@@ -291,7 +291,7 @@ def _by_key(
     mean = np.zeros(len(similarity))
     for members in clusters:
         mean[members] = _mean_strength(similarity, members)
-    return np.lexsort((-normalized_variance, -mean.round(9), np.round(missing_ratio, 6)))
+    return np.lexsort((-np.round(normalized_variance, 12), -mean.round(9), np.round(missing_ratio, 6)))
 
 
 def _mean_strength(similarity: np.ndarray, members: np.ndarray) -> np.ndarray:

@@ -61,7 +61,8 @@ def positions(entered: Sequence[str], names: Sequence[str], path: str) -> np.nda
 
 def quality_ranks(missing_ratio: np.ndarray, normalized_variance: np.ndarray) -> np.ndarray:
     """(P,) int64, 0 = best: fewest missing cells, then largest normalised variance, then file order."""
-    order = np.lexsort((np.arange(len(missing_ratio)), -normalized_variance, np.round(missing_ratio, 6)))
+    # rounded, so that the last bit of a sum does not choose among duplicates in other units
+    order = np.lexsort((np.arange(len(missing_ratio)), -np.round(normalized_variance, 12), np.round(missing_ratio, 6)))
     ranks = np.empty(len(order), np.int64)
     ranks[order] = np.arange(len(order))
     return ranks

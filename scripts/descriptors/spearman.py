@@ -107,7 +107,7 @@ def _between(
         right, right_norms, right_masks = left, left_norms, left_masks
     else:
         right, right_norms, right_masks = _ranked(codes, second, patterns, left_labels, first, pool)
-    common = (left_masks.astype(np.float32) @ right_masks.astype(np.float32).T).astype(np.int64)
+    common = (left_masks.astype(np.float64) @ right_masks.astype(np.float64).T).astype(np.int64)
     for a, left_label in enumerate(left_labels):
         rows = np.flatnonzero(patterns[first] == left_label)
         for b, right_label in enumerate(right_labels):

@@ -20,7 +20,6 @@ from common.errors import UserError
 
 WHOLE_BYTES = 1 << 28
 FOOTER_BYTES = 1 << 16
-PANDAS_INDEX = "__index_level_"
 
 
 def find_files(pattern: str) -> list[str]:
@@ -186,7 +185,8 @@ def open_table(
             if name not in names:
                 raise UserError(f"config: descriptors.{key} names {name!r}, but no column of {paths[0]} is called so")
     # the row labels that pandas writes along are nobody's descriptor
-    labels = [name for name in names if name.startswith(PANDAS_INDEX) and name not in exclude_columns]
+    written = [name for schema in schemas for name in (schema.pandas_metadata or {}).get("index_columns", [])]
+    labels = [name for name in names if name in written and name not in (*metadata, *exclude_columns)]
     exclude_columns = [*exclude_columns, *labels]
     skipped = {*metadata, *exclude_columns}
     descriptors = [name for name in names if name not in skipped]

@@ -113,7 +113,7 @@ def _empty(n_rows: int) -> Column:
 
 def _equal(lower: float, upper: float) -> bool:
     """Whether lower <= upper differ by rounding only; relative, since descriptors come in any unit."""
-    return upper - lower <= ROUNDING * max(abs(lower), abs(upper))
+    return bool(upper - lower <= ROUNDING * max(abs(lower), abs(upper)))
 
 
 def _range(ordered: np.ndarray, range_mode: str, trim: tuple[float, float]) -> tuple[float, float]:

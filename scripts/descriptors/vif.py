@@ -149,6 +149,40 @@ def eliminate(
     return survivors, removals
 
 
+def eliminate_contradictory(
+    pairwise: np.ndarray, consistent: np.ndarray, threshold: float, quality: np.ndarray, ties: str
+) -> tuple[np.ndarray, list[Removal]]:
+    """As ``eliminate``, for pairwise-complete correlations that no one sample can have (a negative eigenvalue).
+
+    Shrinking them until they are positive definite would hide every dependence behind one bad pair. So the elimination
+    first runs on ``consistent``; then, while the pairwise correlations of those left contradict each other or have a
+    VIF at or above the threshold, the column with the largest VIF of their repaired form goes, and they are looked at
+    afresh. In the end they need no repair, and all their VIFs are below the threshold.
+
+    Parameters
+    ----------
+    pairwise : (P, P) float64, symmetric; NaN = undefined, counts as 0.
+    consistent : (P, P) float64, a positive semi-definite correlation of the same columns, their gaps filled somehow.
+    threshold, quality, ties : as in ``eliminate``.
+
+    Returns
+    -------
+    survivors, removals : as in ``eliminate``.
+    """
+    survivors, removals = eliminate(consistent, threshold, quality, ties)
+    while True:
+        repaired, shrinkage = repair(pairwise[np.ix_(survivors, survivors)])
+        ranks = np.argsort(np.argsort(quality[survivors]))
+        kept, more = eliminate(repaired, threshold, ranks, ties)
+        if not more:
+            return survivors, removals
+        if shrinkage > 0:
+            more = more[:1]
+            kept = _without(len(survivors), more)
+        removals += _relabel(more, survivors)
+        survivors = survivors[kept]
+
+
 def _check(correlation: np.ndarray) -> None:
     if correlation.ndim != 2 or correlation.shape[0] != correlation.shape[1]:
         raise ValueError(f"correlation matrix has shape {correlation.shape}; it must be square")

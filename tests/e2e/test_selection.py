@@ -147,10 +147,11 @@ def check_promises(result, t2: float = 0.95, vif: float = 10.0, t4: float = 0.7)
     stay = np.isin(entered, after2)
     assert not joined[np.ix_(stay, stay)].any()
     assert joined[np.ix_(~stay, stay)].any(axis=1).all()
-    repaired = result.npy("pass2_spearman_repaired.npy")
-    assert np.linalg.eigvalsh(repaired).min() >= 1e-8 * (1 - 1e-3)
-    inner = np.isin(after2, after3)
-    assert np.diag(np.linalg.inv(repaired[np.ix_(inner, inner)])).max() < vif
+    assert np.linalg.eigvalsh(result.npy("pass2_spearman_repaired.npy")).min() >= 1e-8 * (1 - 1e-3)
+    inner = np.isin(entered, after3)
+    pairwise = np.nan_to_num(matrix[np.ix_(inner, inner)])
+    assert np.linalg.eigvalsh(pairwise).min() > 0
+    assert np.diag(np.linalg.inv(pairwise)).max() < vif
     with np.load(result.folder / "pass4_similarity.npz") as similarity:
         fused, common = similarity["fused"], similarity["common_rows"]
         assert (similarity["rdc"][~np.isnan(fused)] <= 1).all() and (similarity["hsic"][~np.isnan(fused)] >= 0).all()
@@ -248,16 +249,12 @@ def test_one_or_two_columns_are_enough(tmp_path, select, names):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"variance_threshold": 0.3}, "all 19 columns were removed"),
+        ({"variance_threshold": 0.25}, "all 19 columns were removed"),
         ({"min_effective_n": 501}, "500 rows are fewer than descriptors.min_effective_n = 501"),
         ({"n_metadata": 20}, "no descriptor column is left"),
-        ({"max_host_memory_gb": 0.05, "min_effective_n": 2}, None),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(files, select, capsys, settings, message):
-    if message is None:
-        select(files / "one" / "*.parquet", **settings)
-        return
     with pytest.raises(SystemExit) as ended:
         select(files / "one" / "*.parquet", **settings)
     assert ended.value.code == 2
@@ -268,5 +265,5 @@ def test_what_the_user_can_mend_is_one_line(files, select, capsys, settings, mes
 def test_too_little_memory_for_one_column_says_how_much_is_needed(tmp_path, select, capsys):
     path = write_table(tmp_path / "t.parquet", {"x": np.arange(600_000.0), "y": np.arange(600_000.0) % 7})
     with pytest.raises(SystemExit):
-        select(path, max_host_memory_gb=0.05, last="pass1")
+        select(path, max_host_memory_gb=0.4, last="pass1")
     assert "600,000 rows need descriptors.max_host_memory_gb >= 0." in capsys.readouterr().err

@@ -85,8 +85,10 @@ def test_an_empty_section_but_for_the_files_gets_the_defaults_of_the_specificati
     assert loaded["descriptors"] == {key: default for key, (default, _) in TABLE.items()} | GIVEN
 
 
-def test_a_config_without_the_section_runs_nothing_of_it():
-    assert load({})["descriptors"] is None
+@pytest.mark.parametrize("raw", [{}, {"descriptors": None}, {"results": "elsewhere"}])
+def test_a_config_that_asks_for_nothing_is_refused(raw):
+    with pytest.raises(UserError, match="there is nothing to do; add a section descriptors"):
+        load(raw)
 
 
 def test_every_default_passes_when_it_is_written_out():
@@ -95,7 +97,7 @@ def test_every_default_passes_when_it_is_written_out():
 
 
 def test_loading_is_idempotent_and_keeps_what_was_set():
-    mine = GIVEN | {"sample_per_file": 0.25, "metadata_columns": ["a"], "pass4_rows": 5, "vif_threshold": 5}
+    mine = GIVEN | {"sample_per_file": 0.25, "metadata_columns": ["a"], "pass4_rows": 500, "vif_threshold": 5}
     loaded = load({"descriptors": mine})
     assert load(loaded) == loaded
     assert mine.items() <= loaded["descriptors"].items()
@@ -111,7 +113,7 @@ def test_a_setting_belongs_to_exactly_the_passes_that_use_it(key):
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_settings_of_a_stage_are_its_own_and_none_of_the_machines(stage):
     section, model = STAGES[stage]
-    mine = stage_settings(load({"descriptors": GIVEN}), stage)
+    mine = stage_settings(load({"descriptors": GIVEN | {"sample_rows": 9}}), stage)
     assert mine.keys() == model.model_fields.keys()
     assert not mine.keys() & Runtime.model_fields.keys()
     assert model.model_validate(mine).model_dump() == mine
@@ -127,11 +129,17 @@ def test_a_change_of_a_setting_changes_exactly_the_stages_that_use_it():
         "shards": 3,
         "missing": "mean",
     }
-    before = load({"descriptors": GIVEN})
+    sampled = GIVEN | {"sample_rows": 9}
+    before = load({"descriptors": sampled})
     for key, value in changed.items():
-        after = load({"descriptors": GIVEN | {key: value}})
+        after = load({"descriptors": sampled | {key: value}})
         differing = [stage for stage in STAGES if stage_settings(before, stage) != stage_settings(after, stage)]
         assert differing == [f"pass{number}" for number in TABLE[key][1]]
+
+
+def test_without_a_sample_pass_0_does_not_depend_on_the_seed():
+    one, other = (load({"descriptors": GIVEN | {"random_seed": seed}}) for seed in (1, 2))
+    assert stage_settings(one, "pass0") == stage_settings(other, "pass0")
 
 
 def test_what_a_command_line_accepts_is_the_stage_and_the_machine():
@@ -205,7 +213,7 @@ def test_missing_files_are_asked_for():
         ("exclude_columns", None, "a valid list"),
         ("parquet_glob", 3, "a valid string"),
         ("parquet_glob", "", "at least 1 character"),
-        ("max_host_memory_gb", 0.01, "greater than or equal to 0.05"),
+        ("max_host_memory_gb", 0.01, "greater than or equal to 0.4"),
     ],
 )
 def test_a_value_that_cannot_be_is_shown_with_its_key_and_what_is_allowed(key, value, allowed):

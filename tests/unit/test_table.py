@@ -551,3 +551,12 @@ def test_quality_is_fewer_missing_then_more_variance_then_file_order():
 @given(st.lists(st.text("aAbB_ 10é", max_size=3), unique=True))
 def test_name_order_sorts_the_names(names):
     assert [names[place] for place in products.name_order(names)] == sorted(names)
+
+
+def test_named_and_unnamed_row_labels_of_pandas_are_no_descriptors(tmp_path):
+    frame = pd.DataFrame({"a": [1.0, 2.0, 4.0]}, index=pd.Index([7, 8, 9], name="cid"))
+    frame.to_parquet(tmp_path / "named.parquet")
+    table = opened(tmp_path / "named.parquet", n_metadata=0)
+    assert table.descriptors == ("a",) and table.excluded == ("cid",)
+    frame.set_axis([7, 8, 9]).to_parquet(tmp_path / "unnamed.parquet")
+    assert opened(tmp_path / "unnamed.parquet", n_metadata=0).descriptors == ("a",)

@@ -6,6 +6,7 @@ import math
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -558,3 +559,22 @@ def test_positive_semidefinite_means_no_nan_and_no_eigenvalue_below_minus_1e_8()
     assert not is_positive_semidefinite(indefinite(0))
     assert is_positive_semidefinite(np.array([[1, 1 + 0.9e-8], [1 + 0.9e-8, 1]]))
     assert not is_positive_semidefinite(np.array([[1, 1 + 1.1e-8], [1 + 1.1e-8, 1]]))
+
+
+def test_contradictory_correlations_end_consistent_and_below_the_threshold():
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(140, 40)) @ rng.normal(size=(40, 40)) + 2 * rng.normal(size=(140, 40))
+    data[:, 20:][rng.random((140, 20)) < 0.4] = np.nan
+    frame = pd.DataFrame(data)
+    raw = frame.corr().to_numpy()
+    consistent = frame.fillna(frame.mean()).corr().to_numpy()
+    assert np.linalg.eigvalsh(raw).min() < -1e-3
+    survivors, removals = vif.eliminate_contradictory(raw, consistent, 4.0, np.arange(40), "quality")
+    for matrix in (raw, consistent):
+        part = matrix[np.ix_(survivors, survivors)]
+        assert np.linalg.eigvalsh(part).min() > 0
+        assert np.diag(np.linalg.inv(part)).max() < 4.0
+    gone = [removal.column for removal in removals]
+    assert sorted([*gone, *survivors.tolist()]) == list(range(40))
+    for order, removal in enumerate(removals):
+        assert removal.parent not in gone[: order + 1]

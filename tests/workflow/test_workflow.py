@@ -41,6 +41,7 @@ class Project:
 
     @classmethod
     def create(cls, folder: Path) -> Project:
+        folder.mkdir(exist_ok=True)
         for name in ("Snakefile", "workflow", "scripts", "profiles", "envs"):
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, folder / name)
@@ -79,7 +80,7 @@ class Project:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Project:
     """A project that ran through once; copy it before changing it."""
-    project = Project.create(tmp_path_factory.mktemp("finished"))
+    project = Project.create(tmp_path_factory.mktemp("finished") / "a folder with spaces")
     assert [name for name in project.run() if name in PASSES] == PASSES
     return project
 
@@ -165,18 +166,18 @@ def test_the_graph_is_nothing_but_dot(finished):
     assert done.stdout.startswith("digraph") and done.stdout.rstrip().endswith("}")
 
 
-def test_without_a_gpu_the_same_command_runs_and_says_so(tmp_path):
+def test_with_or_without_a_gpu_the_device_is_told(tmp_path):
     project = Project.create(tmp_path)
-    done = project.snakemake("--resources", "gpu=0", "--until", "pass1")
-    assert done.returncode == 0, done.stderr
-    project.run("--until", "pass2")
-    assert "device: cpu" in (project.folder / "logs" / "pass2.log").read_text()
+    for resources, words in (("gpu=1", "device: cpu (this version has no GPU path yet)"), ("gpu=0", "device: cpu")):
+        done = project.snakemake("--resources", resources, "--until", "pass1", "--forcerun", "pass1")
+        assert done.returncode == 0, done.stderr
+        assert words in (project.folder / "logs" / "pass1.log").read_text()
 
 
 def test_the_passes_say_what_they_did_in_their_logs_and_provenance(finished):
     for name in PASSES:
         log = (finished.folder / "logs" / f"{name}.log").read_text()
-        assert re.search(rf"^{name}  \| .*rows|columns", log) and "MB" in log
+        assert re.search(rf"(?m)^{name}  \| .*(rows|columns)", log) and re.search(rf"(?m)^{name}  \| .* MB", log)
         provenance = json.loads((finished.results / "provenance" / f"{name}.json").read_text())
         assert provenance["seconds"] > 0 and provenance["versions"]["numpy"] == np.__version__
     assert (finished.folder / "results" / "effective_config.json").exists()
@@ -189,6 +190,9 @@ def test_the_passes_say_what_they_did_in_their_logs_and_provenance(finished):
         ({"vif_threshold": "ten"}, ["descriptors.vif_threshold", "'ten'", "number"]),
         ({"missing": "drop"}, ["descriptors.missing", "'drop'", "'pairwise', 'global_ranks' or 'mean'"]),
         ({"parquet_glob": "nowhere/*.parquet"}, ["descriptors.parquet_glob", "nowhere/*.parquet", "matches no file"]),
+        ({"variance_threshold": 0.3}, ["variance_threshold = 0.3", "at most 0.25"]),
+        ({"pass4_rows": 99}, ["pass4_rows = 99", "min_effective_n = 100"]),
+        ({"metadata_columns": ["nobody"]}, ["descriptors.metadata_columns", "'nobody'", "data/part0.parquet"]),
     ],
 )
 def test_a_bad_config_ends_in_one_line(copied, config, words):
@@ -201,14 +205,85 @@ def test_a_bad_config_ends_in_one_line(copied, config, words):
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_bad_data_are_named_in_the_failed_log_and_results_stay(copied):
-    before = copied.bytes()
+def test_bad_data_are_named_before_anything_runs_and_cost_nothing(copied):
     path = copied.folder / "data" / "part1.parquet"
-    path.write_bytes(path.read_bytes()[:-100])
+    good = path.read_bytes()
+    path.write_bytes(good[:-100])
+    before = copied.bytes()
     done = copied.snakemake("--resources", "gpu=1")
     assert done.returncode != 0
-    assert "pass0: data/part1.parquet: not a readable Parquet file" in done.stdout + done.stderr
+    assert "data/part1.parquet: not a readable Parquet file" in done.stderr
+    path.write_bytes(good)
     assert copied.bytes() == before
+    assert copied.planned() == set()
+
+
+def test_another_seed_does_not_read_everything_again(copied):
+    copied.configure(random_seed=7)
+    assert copied.planned() - {"overview"} == {"pass2", "pass3", "pass4"}
+
+
+def test_a_sample_that_was_deleted_is_made_again(tmp_path):
+    project = Project.create(tmp_path)
+    project.configure(sample_rows=300)
+    project.run("--until", "pass1")
+    before = (project.results / "pass1_stats.npz").read_bytes()
+    (project.results / "sampled_data.parquet").unlink()
+    assert project.run("--until", "pass1", "--forcerun", "pass1") == ["pass0", "pass1"]
+    assert (project.results / "pass1_stats.npz").read_bytes() == before
+
+
+def test_results_of_other_settings_without_a_record_are_not_taken_for_these(copied):
+    shutil.rmtree(copied.folder / ".snakemake")
+    assert copied.planned() == set()
+    copied.configure(spearman_threshold=0.5)
+    done = copied.snakemake("--dry-run")
+    assert done.returncode != 0
+    assert "pass2_spearman.json: was made with spearman_threshold = 0.95, not 0.5" in done.stderr
+
+
+def test_products_of_different_runs_are_not_mixed(copied, tmp_path):
+    copied.configure(spearman_threshold=0.8)
+    other = json.loads((copied.results / "pass2_spearman.json").read_text())
+    (tmp_path / "other.json").write_text(json.dumps(other | {"edges": other["edges"] + 1}))
+    inputs = {
+        "columns": "pass3_columns.txt", "entered": "pass1_columns.txt", "stats": "pass1_stats.npz",
+        "codes": "pass1_codes.npy", "rows": "pass1_rows.npy", "pass1": "pass1_variance_filtering.json",
+        "pass3": "pass3_vif.json",
+    }  # fmt: skip
+    command = [sys.executable, copied.folder / "scripts" / "pass4.py", "--pass2", tmp_path / "other.json"]
+    for flag, name in inputs.items():
+        command += [f"--{flag}", copied.results / name]
+    for name in ("details", "columns", "clusters", "similarity", "removed"):
+        command += [f"--out-{name}", tmp_path / name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "was not made from" in done.stderr
+
+
+def test_a_config_of_ones_own_inherits_nothing_from_the_demo(copied):
+    (copied.folder / "own.yaml").write_text("results: own\ndescriptors: {n_metadata: 1}\n")
+    done = copied.snakemake("--dry-run", "--configfile", "own.yaml")
+    assert done.returncode != 0 and "descriptors.parquet_glob is required" in done.stderr
+
+
+def test_it_runs_from_another_folder(finished, tmp_path):
+    config = {"results": "out", "descriptors": {"parquet_glob": f"{finished.folder}/data/*.parquet", "n_metadata": 1}}
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(config))
+    command = [*SNAKEMAKE, "--cores", "2", "-s", finished.folder / "Snakefile", "--configfile", "my.yaml"]
+    done = subprocess.run([*command, "--until", "pass1"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "descriptors" / "pass1_columns.txt").exists()
+
+
+@pytest.mark.parametrize("results", ["config/config.yaml/inside", "re{sul}ts"])
+def test_a_results_folder_that_cannot_be_is_one_line(copied, results):
+    (copied.folder / "own.yaml").write_text(
+        yaml.safe_dump({"results": results, "descriptors": {"parquet_glob": "data/*.parquet", "n_metadata": 1}})
+    )
+    done = copied.snakemake("--configfile", "own.yaml")
+    complaint = [line for line in done.stderr.splitlines() if not line.startswith("Using workflow specific profile")]
+    assert done.returncode != 0 and len(complaint) == 1 and results.split("/")[0] in complaint[0]
 
 
 def group_kill(process: subprocess.Popen) -> None:

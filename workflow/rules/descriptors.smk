@@ -1,14 +1,22 @@
 """Descriptor selection: pass 0 to pass 4."""
 
 DESCRIPTORS = f"{RESULTS}/descriptors"
-SAMPLED = any(config["descriptors"][key] is not None for key in ("sample_per_file", "sample_rows"))
+SAMPLED = is_sampled(config["descriptors"])
+SAMPLE = ancient([f"{DESCRIPTORS}/sampled_data.parquet"] if SAMPLED else [])
+COLUMN_KEYS = ("n_metadata", "metadata_columns", "exclude_columns")
+FILES = checked(find_files, config["descriptors"]["parquet_glob"])
+
+if workflow.is_main_process:
+    # here and not in a job, because a job that fails loses its earlier outputs
+    checked(check_paths, [RESULTS, *FILES])
+    checked(open_table, FILES, *(config["descriptors"][key] for key in COLUMN_KEYS))
 
 
 rule pass0:
     """Check the input files, and sample rows if asked for."""
     input:
         # by content, not by time: their digest is a parameter
-        ancient(checked(find_files, config["descriptors"]["parquet_glob"])),
+        ancient(FILES),
     output:
         **({"sample": f"{DESCRIPTORS}/sampled_data.parquet"} if SAMPLED else {}),
         manifest=f"{DESCRIPTORS}/pass0_sampling.json",
@@ -31,13 +39,14 @@ rule pass0:
         sample=f"--out-sample {shlex.quote(DESCRIPTORS)}/sampled_data.parquet" if SAMPLED else "",
         provenance=f"{DESCRIPTORS}/provenance/pass0.json",
     shell:
-        "python {params.script} --settings {params.settings:q} {resources.machine} --code {params.code}"
+        "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code}"
         " --out-manifest {output.manifest:q} {params.sample} --provenance {params.provenance:q} > {log:q} 2>&1"
 
 
 rule pass1:
     """Drop columns that hardly vary or are mostly missing; rank the others."""
     input:
+        SAMPLE,
         manifest=rules.pass0.output.manifest,
     output:
         details=f"{DESCRIPTORS}/pass1_variance_filtering.json",
@@ -64,7 +73,7 @@ rule pass1:
         script=SCRIPTS / "pass1.py",
         provenance=f"{DESCRIPTORS}/provenance/pass1.json",
     shell:
-        "python {params.script} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
+        "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
         " --gpu {resources.gpu} --manifest {input.manifest:q}"
         " --out-details {output.details:q} --out-columns {output.columns:q} --out-stats {output.stats:q}"
         " --out-codes {output.codes:q} --out-rows {output.rows:q}"
@@ -103,7 +112,7 @@ rule pass2:
         script=SCRIPTS / "pass2.py",
         provenance=f"{DESCRIPTORS}/provenance/pass2.json",
     shell:
-        "python {params.script} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
+        "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
         " --gpu {resources.gpu} --details {input.details:q} --columns {input.columns:q} --stats {input.stats:q}"
         " --codes {input.codes:q} --out-details {output.details:q} --out-columns {output.columns:q}"
         " --out-matrix {output.matrix:q} --out-repaired {output.repaired:q}"
@@ -113,6 +122,7 @@ rule pass2:
 rule pass3:
     """Drop columns that the others explain together (variance inflation factor)."""
     input:
+        SAMPLE,
         details=rules.pass2.output.details,
         columns=rules.pass2.output.columns,
         matrix=ancient(rules.pass2.output.matrix),
@@ -140,7 +150,7 @@ rule pass3:
         script=SCRIPTS / "pass3.py",
         provenance=f"{DESCRIPTORS}/provenance/pass3.json",
     shell:
-        "python {params.script} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
+        "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
         " --details {input.details:q} --columns {input.columns:q} --matrix {input.matrix:q}"
         " --repaired {input.repaired:q} --entered {input.entered:q} --stats {input.stats:q}"
         " --manifest {input.manifest:q} --out-details {output.details:q} --out-columns {output.columns:q}"
@@ -183,7 +193,7 @@ rule pass4:
         script=SCRIPTS / "pass4.py",
         provenance=f"{DESCRIPTORS}/provenance/pass4.json",
     shell:
-        "python {params.script} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
+        "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
         " --gpu {resources.gpu} --columns {input.columns:q} --entered {input.entered:q} --stats {input.stats:q}"
         " --codes {input.codes:q} --rows {input.rows:q} --pass1 {input.pass1:q} --pass2 {input.pass2:q}"
         " --pass3 {input.pass3:q} --out-details {output.details:q} --out-columns {output.columns:q}"
@@ -221,7 +231,7 @@ rule overview:
         code=code("overview"),
         script=SCRIPTS / "overview.py",
     shell:
-        "python {params.script} --pass1 {input.pass1:q} --pass2 {input.pass2:q} --pass3 {input.pass3:q}"
+        "python {params.script:q} --pass1 {input.pass1:q} --pass2 {input.pass2:q} --pass3 {input.pass3:q}"
         " --pass4 {input.pass4:q} --entered {input.entered:q} --matrix {input.matrix:q}"
         " --clusters {input.clusters:q} --out-picture {output.picture:q} > {log:q} 2>&1"
 
@@ -238,3 +248,13 @@ rule descriptors:
         rules.pass3.output,
         rules.pass4.output,
         rules.overview.output,
+
+
+if workflow.is_main_process:
+    for stage, made in [
+        ("pass1", rules.pass1.output.details),
+        ("pass2", rules.pass2.output.details),
+        ("pass3", rules.pass3.output.details),
+        ("pass4", rules.pass4.output.details),
+    ]:
+        checked(check_record, stage, made)
