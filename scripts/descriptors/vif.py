@@ -150,7 +150,7 @@ def eliminate(
 
 
 def eliminate_contradictory(
-    pairwise: np.ndarray, consistent: np.ndarray, threshold: float, quality: np.ndarray, ties: str
+    pairwise: np.ndarray, consistent: np.ndarray, threshold: float, quality: np.ndarray, ties: Ties
 ) -> tuple[np.ndarray, list[Removal]]:
     """As ``eliminate``, for pairwise-complete correlations that no one sample can have (a negative eigenvalue).
 

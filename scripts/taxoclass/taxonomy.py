@@ -11,8 +11,13 @@ from functools import cached_property
 import numpy as np
 from scipy.sparse import csr_array
 
+from common.errors import UserError
 
-@dataclass(frozen=True)
+MAX_CHAINS = 1_000_000
+
+
+# identity, not equality: arrays do not compare as one value; ``fingerprint`` says whether two mean the same
+@dataclass(frozen=True, eq=False)
 class Taxonomy:
     """Classes are rows 0..C-1 in the order of ``ids``; ids are arbitrary text.
 
@@ -62,26 +67,45 @@ class Taxonomy:
         return np.array([not len(below) for below in self.children], dtype=bool)
 
     @cached_property
-    def order(self) -> np.ndarray:
-        """(C,) int64, the rows with every parent before its children (Kahn 1962).
-
-        Raises
-        ------
-        ValueError : there is a cycle; the message names one class on it.
-        """
-        waiting = np.array([len(above) for above in self.parents])
+    def _sorted(self) -> list[int]:
+        """Rows with every parent before its children (Kahn 1962), without those on a cycle and below one."""
+        waiting = [len(above) for above in self.parents]
         ready = self.roots.tolist()
-        order: list[int] = []
+        done: list[int] = []
         while ready:
             row = ready.pop()
-            order.append(row)
+            done.append(row)
             for child in self.children[row].tolist():
                 waiting[child] -= 1
                 if waiting[child] == 0:
                     ready.append(child)
-        if len(order) < len(self):
-            raise ValueError(f"the hierarchy has a cycle through class {self.ids[int(np.argmax(waiting > 0))]}")
-        return np.array(order, dtype=np.int64)
+        return done
+
+    @cached_property
+    def cycle(self) -> tuple[int, ...]:
+        """Rows along one cycle, each a parent of the next and the last of the first; () where there is none."""
+        left = set(range(len(self))) - set(self._sorted)
+        if not left:
+            return ()
+        # every class that is left has a parent that is left: upwards, one comes by some class twice
+        row, steps = min(left), dict[int, int]()
+        while row not in steps:
+            steps[row] = len(steps)
+            row = next(above for above in self.parents[row].tolist() if above in left)
+        return tuple(steps)[steps[row] :][::-1]
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """(C,) int64, the rows with every parent before its children.
+
+        Raises
+        ------
+        ValueError : there is a cycle; the message names the classes on it.
+        """
+        if self.cycle:
+            around = " -> ".join(self.ids[row] for row in (*self.cycle, self.cycle[0]))
+            raise ValueError(f"the hierarchy has a cycle: {around}")
+        return np.array(self._sorted, dtype=np.int64)
 
     @cached_property
     def level(self) -> np.ndarray:
@@ -105,11 +129,29 @@ class Taxonomy:
 
     @cached_property
     def chains(self) -> tuple[tuple[int, ...], ...]:
-        """Every way from a root to a class, inner classes included, as rows from the root down."""
+        """Every way from a root to a class, inner classes included, as rows from the root down.
+
+        Raises
+        ------
+        UserError : they are more than ``MAX_CHAINS``; classes with several parents multiply them level by level.
+        """
+        count = self._chain_count()
+        if count > MAX_CHAINS:
+            raise UserError(
+                f"the hierarchy has {count:,} ways from a root to a class, and {MAX_CHAINS:,} are the limit; "
+                "leave out edges to second parents"
+            )
         return tuple(self._walk())
 
+    def _chain_count(self) -> int:
+        ways = [1] * len(self)
+        for row in self.order.tolist():
+            if len(self.parents[row]):
+                ways[row] = sum(ways[parent] for parent in self.parents[row].tolist())
+        return sum(ways)
+
     def _walk(self) -> Iterator[tuple[int, ...]]:
-        stack = [(int(root),) for root in self.roots[::-1]]
+        stack: list[tuple[int, ...]] = [(int(root),) for root in self.roots[::-1]]
         while stack:
             chain = stack.pop()
             yield chain
@@ -123,13 +165,27 @@ class Taxonomy:
 
     def closed(self, rows: Sequence[int]) -> set[int]:
         """``rows`` and all their ancestors."""
-        return {*rows} | {int(above) for row in rows for above in self.ancestors[[row]].indices}
+        start, found = self.ancestors.indptr, {int(row) for row in rows}
+        for row in tuple(found):
+            found.update(self.ancestors.indices[start[row] : start[row + 1]].tolist())
+        return found
 
     def text(self, row: int, template: str) -> str:
-        """A template filled in: {class_name}, {path} (names from a root down, the first chain) and {description}."""
+        """A template filled in: {class_name}, {path} (names from a root down, by first parents) and {description}.
+
+        Raises
+        ------
+        UserError : the template has another placeholder or a single brace.
+        """
         description = self.descriptions[row] if self.descriptions else ""
         path = " > ".join(self.names[each][0] for each in self._first_chain(row))
-        return template.format(class_name=self.names[row][0], path=path, description=description).strip()
+        try:
+            return template.format(class_name=self.names[row][0], path=path, description=description).strip()
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise UserError(
+                f"template {template!r} cannot be filled in ({error}); it may have {{class_name}}, {{path}} and "
+                "{description}"
+            ) from None
 
     def _first_chain(self, row: int) -> list[int]:
         chain = [row]
@@ -140,5 +196,5 @@ class Taxonomy:
     @cached_property
     def fingerprint(self) -> str:
         """Digest of ids, names and edges: two models with the same one speak of the same classes."""
-        content = [self.ids, self.names, self.edges.tolist()]
+        content = [self.ids, self.names, sorted(self.edges.tolist())]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

@@ -176,6 +176,19 @@ def check_promises(result, t2: float = 0.95, vif: float = 10.0, t4: float = 0.7)
     assert all(row[2] for row in rows)
 
 
+def test_the_readme_shows_what_the_demo_gives(select):
+    result = select(DEMO, threads=2, n_metadata=6)
+    readme = (ROOT / "README.md").read_text()
+    left = [len(result.lines(f"pass{number}_columns.txt")) for number in (1, 2, 3)]
+    n_columns = result.json("pass1_variance_filtering.json")["n_columns"]
+    assert f"{' → '.join(map(str, [n_columns, *left]))} → **{len(result.final)}**" in readme
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in readme.splitlines() if line.count("|") == 8]
+    header, _, *shown = table
+    rows = [line.split("\t") for line in result.lines("removed_descriptors.tsv")]
+    assert header == rows[0] and len(shown) == 4
+    assert [cells for cells in shown if cells not in rows] == []
+
+
 @pytest.mark.parametrize("clustering", ["leiden", "leader", "components"])
 def test_the_promises_hold_on_the_demo(select, clustering):
     check_promises(select(DEMO, threads=2, n_metadata=6, clustering=clustering))
