@@ -16,17 +16,11 @@ wildcard_constraints:
     iteration=r"[1-9]\d*",
 
 
-WANTED = []
-
-if config["descriptors"]:
-
-    include: "workflow/rules/descriptors.smk"
-
-    WANTED.append(rules.descriptors.input)
+include: "workflow/rules/descriptors.smk"
 
 
 rule all:
     """Everything that the config asks for."""
     default_target: True
     input:
-        WANTED,
+        rules.descriptors.input,

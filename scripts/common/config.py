@@ -201,7 +201,7 @@ class Config(Settings):
     """winnow."""
 
     results: str = Field("results", min_length=1, description="output folder")
-    descriptors: Descriptors | None = Field(None, description="descriptor selection, passes 0 to 4")
+    descriptors: Descriptors = Field(description="descriptor selection, passes 0 to 4")
 
 
 def load(raw: dict[str, Any]) -> dict[str, Any]:
@@ -212,12 +212,9 @@ def load(raw: dict[str, Any]) -> dict[str, Any]:
     UserError : one line that names the key, its value, what is allowed and, for an unknown key, the closest known one.
     """
     try:
-        loaded = Config.model_validate(raw).model_dump()
+        return Config.model_validate(raw).model_dump()
     except ValidationError as error:
         raise UserError(f"config: {explain(error, Config)}") from None
-    if loaded["descriptors"] is None:
-        raise UserError("config: there is nothing to do; add a section descriptors with parquet_glob")
-    return loaded
 
 
 def is_sampled(descriptors: dict[str, Any]) -> bool:

@@ -31,9 +31,7 @@ def checked(action, *arguments):
 config.update(checked(load, dict(config)))
 RESULTS = config["results"]
 # how the machine is used changes no result: a resource, because a change of a parameter would rerun the stage
-MACHINE = (
-    " ".join(f"--{key} {config['descriptors'][key]}" for key in Runtime.model_fields) if config["descriptors"] else ""
-)
+MACHINE = " ".join(f"--{key} {config['descriptors'][key]}" for key in Runtime.model_fields)
 
 
 def settings(stage):
