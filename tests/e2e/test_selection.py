@@ -113,6 +113,15 @@ def test_monotone_transforms_leave_passes_two_to_four_unchanged(tmp_path, select
     assert one.final == other.final
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_of_duplicates_in_other_units_the_first_in_the_file_stays(tmp_path, select, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=300)
+    columns = {"first": x, "scaled": 0.3 * x + 7.1, "negative": -x, "other": rng.normal(size=300)}
+    result = select(write_table(tmp_path / "t.parquet", columns), last="pass2")
+    assert result.lines("pass2_columns.txt") == ["first", "other"]
+
+
 def test_squares_and_waves_are_joined_by_pass_four_and_independent_columns_never(tmp_path, select):
     rng = np.random.default_rng(4)
     x, z = rng.normal(size=3000), rng.uniform(-1.5, 1.5, size=3000)
