@@ -47,3 +47,15 @@ def write_table(path: Path, columns: dict[str, np.ndarray | list], metadata: int
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(table), path)
     return path
+
+
+@pytest.fixture
+def write(tmp_path):
+    """write(name, content): a file in the test's folder; gives its path."""
+
+    def write_file(name: str, content: str | bytes) -> str:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(path)
+
+    return write_file

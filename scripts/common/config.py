@@ -226,9 +226,12 @@ def stage_settings(config: dict[str, Any], stage: str) -> dict[str, Any]:
     """The part of a loaded configuration that one stage's results depend on."""
     section, model = STAGES[stage]
     settings = {key: config[section][key] for key in model.model_fields}
-    if stage == "pass0" and not is_sampled(settings):
-        del settings["random_seed"]  # so that another seed does not read everything again
-    return settings
+    return effective_pass0(settings) if model is Pass0 else settings
+
+
+def effective_pass0(pass0: dict[str, Any]) -> dict[str, Any]:
+    """Pass 0's settings without the seed where nothing is sampled: another seed must not read everything again."""
+    return {key: value for key, value in pass0.items() if key != "random_seed" or is_sampled(pass0)}
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:

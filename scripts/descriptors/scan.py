@@ -24,25 +24,8 @@ from descriptors.variance import Column, describe, removal_reasons
 
 BYTES_A_VALUE = 8
 BYTES_A_VALUE_IN_WORK = 88  # of one column being sorted, ranked and described
-STATISTICS = (
-    "mean",
-    "std",
-    "variance",
-    "min",
-    "max",
-    "range",
-    "clip_lower",
-    "clip_upper",
-    "trimmed_range",
-    "normalized_variance",
-    "missing_ratio",
-    "n_valid",
-    "n_missing",
-    "n_distinct",
-    "n_below_mean",
-    "n_at_mean",
-    "top_share",
-)
+FLAGS = ("constant", "degenerate")  # told by the reasons
+STATISTICS = (*(each.name for each in dataclasses.fields(Column) if each.name not in FLAGS), "missing_ratio")
 
 
 class Result(NamedTuple):

@@ -42,16 +42,6 @@ def packed(name: str, records: list[dict], header: bool = True) -> bytes:
 
 
 @pytest.fixture
-def write(tmp_path):
-    def write_file(name: str, content: str | bytes) -> str:
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return str(path)
-
-    return write_file
-
-
-@pytest.fixture
 def refusal(write, tmp_path):
     def refuse(name: str, content: str | bytes, read=read_corpus, **arguments) -> str:
         """The one line that refuses the file, without the folder."""

@@ -12,28 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from random_taxonomies import dags, taxonomy
 from taxoclass import decoding
 from taxoclass.decoding import Labels, decode, level_weights
-from taxoclass.taxonomy import Taxonomy
 
 NAN = math.nan
 METHODS = ["path", "topk", "threshold", "topdown", "beam", "prune"]
 
 # --- data
-
-
-def taxonomy(n, edges):
-    ids = tuple(f"id-{row}" for row in range(n))
-    return Taxonomy(ids, tuple((f"class {row}",) for row in range(n)), np.array(edges, dtype=np.int64).reshape(-1, 2))
-
-
-@st.composite
-def dags(draw, max_classes=8):
-    """Classes with any number of parents among the earlier ones, several roots, rows in any order."""
-    n = draw(st.integers(1, max_classes))
-    row = draw(st.permutations(range(n)))
-    parents = [draw(st.sets(st.integers(0, child - 1), max_size=3)) if child else set() for child in range(n)]
-    return taxonomy(n, [(row[parent], row[child]) for child, above in enumerate(parents) for parent in sorted(above)])
 
 
 @st.composite

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from random_taxonomies import dags, taxonomy
 from taxoclass import mining
 from taxoclass.decoding import Labels
 from taxoclass.mining import (
@@ -26,16 +27,10 @@ from taxoclass.mining import (
     unit_similarity,
     waves,
 )
-from taxoclass.taxonomy import Taxonomy
 
 NAN = math.nan
 
 # --- data
-
-
-def taxonomy(n, edges):
-    ids = tuple(f"id-{row}" for row in range(n))
-    return Taxonomy(ids, tuple((f"class {row}",) for row in range(n)), np.array(edges, dtype=np.int64).reshape(-1, 2))
 
 
 def tree(*branching):
@@ -49,15 +44,6 @@ def tree(*branching):
             n += width
         level = below
     return taxonomy(n, edges)
-
-
-@st.composite
-def dags(draw, max_classes=9):
-    """Classes with any number of parents among the earlier ones, several roots, rows in any order."""
-    n = draw(st.integers(1, max_classes))
-    row = draw(st.permutations(range(n)))
-    parents = [draw(st.sets(st.integers(0, child - 1), max_size=3)) if child else set() for child in range(n)]
-    return taxonomy(n, [(row[parent], row[child]) for child, above in enumerate(parents) for parent in sorted(above)])
 
 
 def similarities(n_classes, low=0, documents=(1, 6), unscored=True):

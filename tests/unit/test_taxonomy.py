@@ -39,16 +39,6 @@ def graphs(draw, acyclic: bool = True, most: int = 9) -> tuple[list[tuple[int, i
 
 
 @pytest.fixture
-def write(tmp_path):
-    def write_file(name: str, content: str | bytes) -> str:
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return str(path)
-
-    return write_file
-
-
-@pytest.fixture
 def read(write):
     def read_files(classes=CLASSES, edges=EDGES, keywords=None, hierarchy="edges.tsv") -> Taxonomy:
         return read_taxonomy(

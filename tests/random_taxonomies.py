@@ -1,0 +1,22 @@
+"""Taxonomies made up by hypothesis, for every test that needs one."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from taxoclass.taxonomy import Taxonomy
+
+
+def taxonomy(n, edges):
+    ids = tuple(f"id-{row}" for row in range(n))
+    return Taxonomy(ids, tuple((f"class {row}",) for row in range(n)), np.array(edges, dtype=np.int64).reshape(-1, 2))
+
+
+@st.composite
+def dags(draw, max_classes=9):
+    """Classes with any number of parents among the earlier ones, several roots, rows in any order."""
+    n = draw(st.integers(1, max_classes))
+    row = draw(st.permutations(range(n)))
+    parents = [draw(st.sets(st.integers(0, child - 1), max_size=3)) if child else set() for child in range(n)]
+    return taxonomy(n, [(row[parent], row[child]) for child, above in enumerate(parents) for parent in sorted(above)])
