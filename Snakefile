@@ -16,11 +16,19 @@ wildcard_constraints:
     iteration=r"[1-9]\d*",
 
 
-include: "workflow/rules/descriptors.smk"
+if config["descriptors"] is not None:
+
+    include: "workflow/rules/descriptors.smk"
+
+
+if config["taxoclass"] is not None:
+
+    include: "workflow/rules/taxoclass.smk"
 
 
 rule all:
     """Everything that the config asks for."""
     default_target: True
     input:
-        rules.descriptors.input,
+        rules.descriptors.input if config["descriptors"] is not None else [],
+        rules.taxoclass.input if config["taxoclass"] is not None else [],

@@ -5,24 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from common import files
-from common.config import STAGES, Config, Runtime, Settings
+from common.config import RUNTIMES, STAGES, Config
+from common.settings import Settings
+from common.taxoclass_settings import Given
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.json"
 TABLES = ROOT / "config" / "README.md"
-PASSES = [(name, model) for name, (_, model) in STAGES.items()]
 HEADER = """# Settings
 
-`config.yaml` is the demo, `pubchem.yaml` a production run. A config may leave out everything but
-`descriptors.parquet_glob`. A setting that several passes share is listed with the first of them. The scripts take the
+`config.yaml` is the demo, `pubchem.yaml` and `amazon531.yaml` are production runs. `results` is the output folder
+(default `results`). A config has the section `descriptors`, the section `taxoclass`, or both, and may leave out every
+key but the required ones. A setting that several stages share is listed with the first of them. The scripts take the
 same names as flags: `python scripts/pass2.py --spearman_threshold 0.9`.
 
-This page is made by `make generate` from `scripts/common/config.py`; a test keeps it in step.
-
-`results`: output folder (default `results`). The rest stands under `descriptors:`.
+This page is made by `make generate` from the settings in `scripts/common/`; a test keeps it in step.
 """
 
 
@@ -39,14 +39,22 @@ def schema() -> str:
 
 
 def tables() -> str:
+    return HEADER + "".join(chapter(section) for section in RUNTIMES)
+
+
+def chapter(section: str) -> str:
+    """The tables of one section of the config, one a stage."""
+    groups: list[tuple[str, type[Settings]]] = []
+    if section == "taxoclass":
+        groups.append(("files and iterations", Given))
+    groups += [(f"{name}: {model.__doc__}", model) for name, (owner, model) in STAGES.items() if owner == section]
+    groups.append(("machine: changes no result, reruns nothing", RUNTIMES[section]))
     seen: set[str] = set()
-    parts = [HEADER]
-    sections: list[tuple[str, type[Settings]]] = [(f"{name}: {model.__doc__}", model) for name, model in PASSES]
-    sections.append(("machine: changes no result, reruns nothing", Runtime))
-    for title, section in sections:
+    parts = [f"\n# `{section}:`\n"]
+    for title, group in groups:
         parts.append(f"\n## {title.rstrip('.')}\n\n| key | default | allowed | meaning |\n|---|---|---|---|\n")
-        parts += [row(name, section) for name in section.model_fields if name not in seen]
-        seen |= set(section.model_fields)
+        parts += [row(name, group) for name in group.model_fields if name not in seen]
+        seen |= set(group.model_fields)
     return "".join(parts)
 
 
@@ -63,14 +71,26 @@ def allowed(field: Any) -> str:
         kinds = [field.annotation]
     if all(isinstance(kind, str) for kind in kinds):
         return ", ".join(f"`{kind}`" for kind in kinds)
-    names = {int: "whole number", float: "number", str: "text"}
-    words = list(dict.fromkeys(names.get(kind, "list of text") for kind in kinds))
+    words = list(dict.fromkeys(map(kind_in_words, kinds)))
     limits = {key: value for mark in field.metadata for key, value in _limits(mark).items()}
     low = f"{limits['ge']} <= " if "ge" in limits else f"{limits['gt']} < " if "gt" in limits else ""
     high = f" <= {limits['le']}" if "le" in limits else f" < {limits['lt']}" if "lt" in limits else ""
     multiple = f", multiple of {limits['multiple_of']}" if "multiple_of" in limits else ""
     null = " or null" if type(None) in get_args(field.annotation) else ""
     return low + " or ".join(words) + high + multiple + null
+
+
+def kind_in_words(kind: Any) -> str:
+    names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+    if kind in names:
+        return names[kind]
+    items = get_args(kind)[0]
+    if get_origin(items) is Annotated:
+        items = get_args(items)[0]
+    choices = get_args(items)
+    return "list of " + (
+        ", ".join(f"`{choice}`" for choice in choices) if choices else names[items] + ("s" * (items is not str))
+    )
 
 
 def _limits(mark: Any) -> dict[str, Any]:

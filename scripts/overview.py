@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from common import files
-from common.config import Settings
+from common.settings import Settings
 from common.stage import Stage, run_stage
 from descriptors.products import positions
 

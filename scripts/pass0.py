@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common import files
-from common.config import Pass0, effective_pass0, is_sampled
+from common.descriptors_settings import Pass0, is_sampled
 from common.errors import UserError
 from common.stage import Stage, run_stage
 from descriptors.sampling import keep_fraction, keep_smallest, row_hashes
@@ -53,7 +53,7 @@ def work(stage: Stage) -> None:
     files.write_json(
         stage.paths.out_manifest,
         {
-            "parameters": effective_pass0(stage.parameters),
+            "parameters": Pass0.relevant(stage.parameters),
             "input_fingerprint": files_digest(settings.parquet_glob),
             "n_rows": table.rows,
             "n_rows_kept": sum(kept),

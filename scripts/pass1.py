@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from common import files
-from common.config import Pass1
+from common.descriptors_settings import Pass1
 from common.errors import UserError
 from common.stage import Stage, run_stage
 from descriptors.scan import STATISTICS, Scan

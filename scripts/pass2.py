@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common import files
-from common.config import Pass2
+from common.descriptors_settings import Pass2
 from common.stage import Stage, run_stage
 from descriptors import clusters, products, sketch, spearman, vif
 

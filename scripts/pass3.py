@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from common import files
-from common.config import Pass3
+from common.descriptors_settings import Pass3
 from common.errors import UserError
 from common.stage import Stage, run_stage
 from descriptors import pearson, products, vif

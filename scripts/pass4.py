@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common import files
-from common.config import Pass4
+from common.descriptors_settings import Pass4
 from common.stage import Stage, run_stage
 from descriptors import clusters, lineage, nonlinear, products
 from descriptors.sampling import content_sample

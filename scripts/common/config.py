@@ -6,183 +6,24 @@ JSON schema, command-line flags, the table in config/README.md and the messages 
 from __future__ import annotations
 
 import difflib
-import math
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
+from common.descriptors_settings import Descriptors, Pass0, Pass1, Pass2, Pass3, Pass4, Runtime
 from common.errors import UserError
-
-INTERPRETER_GB = 0.35
-
-Percent = Annotated[float, Field(ge=0, le=100)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Threshold = Annotated[float, Field(gt=0, le=1)]
-
-
-class Settings(BaseModel):
-    """Base of all settings: unknown keys and silent conversions are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class Seeded(Settings):
-    random_seed: int = Field(
-        42, ge=0, lt=2**63, description="one root seed; every generator is keyed by it, the pass and the repeat"
-    )
-
-
-class EnoughRows(Settings):
-    min_effective_n: int = Field(
-        100, ge=2, description="keep a column if it has at least this many valid values; no edge on fewer common rows"
-    )
-
-
-class MissingCells(Settings):
-    missing: Literal["pairwise", "global_ranks", "mean"] = Field(
-        "pairwise",
-        description="missing cells in pass 2, and in Pearson of pass 3: common rows re-ranked pair by pair, "
-        "ranks within each column, or the column mean",
-    )
-
-
-class Clustering(Seeded):
-    clustering: Literal["leiden", "leader", "components"] = Field(
-        "leiden", description="how columns joined by edges become clusters"
-    )
-    leiden_resolution: float = Field(1.0, gt=0, description="times the threshold = the resolution of the CPM quality")
-    n_consensus: int = Field(10, ge=1, description="Leiden repeats that have to agree")
-    topk: int = Field(40, ge=1, description="edges kept a column, only above topk_above columns")
-    topk_above: int = Field(32_768, ge=1, description="column count above which the graph is thinned to topk edges")
-
-
-class Pass0(Seeded):
-    """Sampling."""
-
-    parquet_glob: str = Field(min_length=1, description="the Parquet files, as a glob pattern")
-    n_metadata: int = Field(6, ge=0, description="leading columns that are metadata")
-    metadata_columns: list[str] | None = Field(None, description="metadata by name; wins over n_metadata")
-    exclude_columns: list[str] = Field([], description="further columns to leave out, for example targets")
-    sample_per_file: int | float | None = Field(
-        None, gt=0, description="rows kept of each file: a count, or a share below 1; null = all"
-    )
-    sample_rows: int | None = Field(None, ge=1, description="rows kept of all files together; null = all")
-
-    @model_validator(mode="after")
-    def _one_kind_of_sample(self) -> Pass0:
-        if self.sample_per_file is not None and self.sample_rows is not None:
-            raise ValueError("sample_per_file and sample_rows exclude each other; set one of them to null")
-        if isinstance(self.sample_per_file, float) and self.sample_per_file >= 1:
-            raise ValueError(
-                f"sample_per_file = {self.sample_per_file!r} must be a whole number of rows or a share below 1"
-            )
-        return self
-
-
-class Pass1(EnoughRows):
-    """Variance filter."""
-
-    variance_threshold: float = Field(0.002, ge=0, description="keep if the normalised variance is at least this")
-    range_mode: Literal["minmax", "trimmed", "iqr", "raw"] = Field(
-        "trimmed", description="range that normalises the variance; raw = plain variance"
-    )
-    trim_lower: Percent = Field(2.5, description="lower percentile of the trimmed range")
-    trim_upper: Percent = Field(97.5, description="upper percentile of the trimmed range")
-    max_missing_ratio: Share = Field(0.5, description="keep a column if at most this share is missing")
-
-    @model_validator(mode="after")
-    def _range_is_not_empty(self) -> Pass1:
-        if self.trim_lower >= self.trim_upper:
-            raise ValueError(f"trim_lower = {self.trim_lower!r} must be below trim_upper = {self.trim_upper!r}")
-        return self
-
-    @model_validator(mode="after")
-    def _threshold_can_be_reached(self) -> Pass1:
-        if self.range_mode != "raw" and self.variance_threshold > 0.25:
-            raise ValueError(
-                f"variance_threshold = {self.variance_threshold!r} must be at most 0.25, the largest normalised "
-                "variance there is, unless range_mode = 'raw'"
-            )
-        return self
-
-
-class Pass2(Clustering, MissingCells, EnoughRows):
-    """Spearman redundancy."""
-
-    spearman_threshold: Threshold = Field(
-        0.95, description="edge if the absolute Spearman coefficient is at least this"
-    )
-    prescreen: Literal["none", "countsketch"] = Field(
-        "none", description="countsketch: candidate pairs by sketch, then decided exactly (above 10,000 columns)"
-    )
-    m: int = Field(8192, ge=16, description="CountSketch width (prescreen)")
-    r: int = Field(5, ge=1, description="CountSketch repeats (prescreen)")
-
-    @model_validator(mode="after")
-    def _sketch_knows_its_rows(self) -> Pass2:
-        if self.prescreen == "countsketch" and self.missing != "pairwise":
-            raise ValueError(f"prescreen = 'countsketch' works with missing = 'pairwise' only, not {self.missing!r}")
-        return self
-
-
-class Pass3(MissingCells, EnoughRows):
-    """Variance inflation."""
-
-    vif_threshold: float = Field(10.0, gt=1, description="remove columns while the largest VIF is at least this")
-    vif_on: Literal["spearman", "pearson"] = Field("spearman", description="correlation that the VIF is computed from")
-    ties: Literal["quality", "column_order"] = Field(
-        "quality", description="which of exactly dependent columns goes: the worst, or the first in the file"
-    )
-
-
-class Pass4(Clustering, EnoughRows):
-    """Nonlinear redundancy."""
-
-    nonlinear_threshold: Threshold = Field(0.7, description="edge if the fused similarity is at least this")
-    w_hsic: float = Field(0.3, ge=0, description="weight of the normalised HSIC; weights are scaled to sum 1")
-    w_rdc: float = Field(0.7, ge=0, description="weight of the RDC")
-    hsic_D: int = Field(16, ge=2, multiple_of=2, le=128, description="features a column for HSIC, in cosine-sine pairs")
-    rdc_d: int = Field(12, ge=1, le=32, description="features a column for RDC")
-    rdc_seeds: int = Field(2, ge=1, description="draws averaged, in random mode")
-    features: Literal["orthonormal", "random"] = Field(
-        "orthonormal", description="quadrature frequencies and Legendre polynomials, or random draws"
-    )
-    pass4_rows: int | None = Field(None, ge=2, description="row cap of pass 4 (hashed subset); null = all rows")
-
-    @model_validator(mode="after")
-    def _some_weight(self) -> Pass4:
-        if self.w_hsic + self.w_rdc == 0:
-            raise ValueError("w_hsic and w_rdc are both 0; one of them must be positive")
-        return self
-
-    @model_validator(mode="after")
-    def _rows_are_enough(self) -> Pass4:
-        if self.pass4_rows is not None and self.pass4_rows < self.min_effective_n:
-            raise ValueError(
-                f"pass4_rows = {self.pass4_rows!r} must be at least min_effective_n = {self.min_effective_n!r}, "
-                "or no pair of columns has enough rows"
-            )
-        return self
-
-
-class Runtime(Settings):
-    """How a run uses the machine; none of these changes a byte of the results."""
-
-    batch_rows: int = Field(10_000, ge=1, description="rows read at once")
-    shards: int = Field(1, ge=1, description="resumable pieces that pass 1 is done in")
-    max_host_memory_gb: float = Field(4.0, ge=0.4, description="host memory that one pass may plan with")
-    max_gpu_memory_gb: float = Field(40.0, gt=0, description="device memory that one pass may plan with (= mem_gb)")
-
-    @property
-    def budget(self) -> int:
-        """Host memory that the numerics may plan with, in bytes; the interpreter's own share is taken off."""
-        return int(max(self.max_host_memory_gb - INTERPRETER_GB, 0.05) * 1e9)
-
-    @staticmethod
-    def gigabytes_for(n_bytes: int) -> float:
-        """The smallest max_host_memory_gb, in tenths, whose ``budget`` is at least ``n_bytes``."""
-        return math.ceil(10 * (n_bytes / 1e9 + INTERPRETER_GB)) / 10
-
+from common.settings import Settings
+from common.taxoclass_settings import (
+    CheckCorpus,
+    CoreClasses,
+    Evaluate,
+    Predict,
+    SelfTrain,
+    Similarity,
+    Taxoclass,
+    TaxoclassRuntime,
+    TrainClassifier,
+)
 
 STAGES: dict[str, tuple[str, type[Settings]]] = {
     "pass0": ("descriptors", Pass0),
@@ -190,18 +31,29 @@ STAGES: dict[str, tuple[str, type[Settings]]] = {
     "pass2": ("descriptors", Pass2),
     "pass3": ("descriptors", Pass3),
     "pass4": ("descriptors", Pass4),
+    "check_corpus": ("taxoclass", CheckCorpus),
+    "similarity": ("taxoclass", Similarity),
+    "core_classes": ("taxoclass", CoreClasses),
+    "train_classifier": ("taxoclass", TrainClassifier),
+    "self_train": ("taxoclass", SelfTrain),
+    "predict": ("taxoclass", Predict),
+    "evaluate": ("taxoclass", Evaluate),
 }
-
-
-class Descriptors(Pass0, Pass1, Pass2, Pass3, Pass4, Runtime):
-    """Descriptor selection, passes 0 to 4."""
+RUNTIMES: dict[str, type[Settings]] = {"descriptors": Runtime, "taxoclass": TaxoclassRuntime}
 
 
 class Config(Settings):
     """winnow."""
 
     results: str = Field("results", min_length=1, description="output folder")
-    descriptors: Descriptors = Field(description="descriptor selection, passes 0 to 4")
+    descriptors: Descriptors | None = Field(None, description="descriptor selection, passes 0 to 4")
+    taxoclass: Taxoclass | None = Field(None, description="hierarchical text classification from class names")
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Config:
+        if self.descriptors is None and self.taxoclass is None:
+            raise ValueError("there is nothing to do; add a section descriptors, taxoclass or both")
+        return self
 
 
 def load(raw: dict[str, Any]) -> dict[str, Any]:
@@ -217,21 +69,11 @@ def load(raw: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"config: {explain(error, Config)}") from None
 
 
-def is_sampled(descriptors: dict[str, Any]) -> bool:
-    """Whether pass 0 takes a sample."""
-    return descriptors["sample_per_file"] is not None or descriptors["sample_rows"] is not None
-
-
 def stage_settings(config: dict[str, Any], stage: str) -> dict[str, Any]:
     """The part of a loaded configuration that one stage's results depend on."""
     section, model = STAGES[stage]
     settings = {key: config[section][key] for key in model.model_fields}
-    return effective_pass0(settings) if model is Pass0 else settings
-
-
-def effective_pass0(pass0: dict[str, Any]) -> dict[str, Any]:
-    """Pass 0's settings without the seed where nothing is sampled: another seed must not read everything again."""
-    return {key: value for key, value in pass0.items() if key != "random_seed" or is_sampled(pass0)}
+    return model.relevant(settings)
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
@@ -293,6 +135,11 @@ def _submodel(model: type[BaseModel] | None, name: str) -> type[BaseModel] | Non
     return None
 
 
+def runtime_of(model: type[Settings]) -> type[Settings]:
+    """The machine settings of a stage's section."""
+    return next((RUNTIMES[section] for section, each in STAGES.values() if each is model), Runtime)
+
+
 def with_runtime(model: type[Settings]) -> type[Settings]:
     """A stage's own settings together with the machine settings: what its command line accepts."""
-    return create_model(f"{model.__name__}CommandLine", __base__=(model, Runtime), __doc__=model.__doc__)
+    return create_model(f"{model.__name__}CommandLine", __base__=(model, runtime_of(model)), __doc__=model.__doc__)

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,19 @@ def write_npz(path: str | Path, **arrays: Any) -> None:
         np.savez(handle, allow_pickle=False, **arrays)
 
 
+def link(source: str | Path, path: str | Path) -> None:
+    """``path`` becomes the same file as ``source``, or where the file system cannot do that, a copy of it."""
+    with writing(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).unlink(missing_ok=True)
+        try:
+            os.link(source, path)
+            os.utime(path)  # made now: not older than what it follows from
+        except OSError:
+            with atomic(path) as temporary:
+                shutil.copyfile(source, temporary)
+
+
 def read_json(path: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -88,6 +102,18 @@ def read_json(path: str | Path) -> dict[str, Any]:
 def digest(path: str | Path) -> str:
     """Of a file's bytes: what a later product records of an earlier one, to be known as made from it."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+def contents_digest(paths: Sequence[str]) -> str:
+    """Of the content of several files, in their order: neither their names nor a touch changes it."""
+    digests = []
+    for path in paths:
+        try:
+            with open(path, "rb") as handle:
+                digests.append(hashlib.file_digest(handle, "sha256").hexdigest())
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); correct the path or its permissions") from None
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
 
 
 def check_chain(*paths: str | Path) -> None:

@@ -21,10 +21,12 @@ from pydantic import ValidationError
 from threadpoolctl import threadpool_limits
 
 from common import files
-from common.config import Runtime, Settings, explain, with_runtime
+from common.config import explain, runtime_of, with_runtime
+from common.descriptors_settings import Runtime
 from common.errors import UserError
+from common.settings import Settings
 
-LIBRARIES = ("numpy", "scipy", "pyarrow", "igraph", "leidenalg", "pydantic", "snakemake")
+LIBRARIES = ("numpy", "scipy", "pyarrow", "igraph", "leidenalg", "pydantic", "snakemake", "torch", "transformers")
 
 
 @dataclass
@@ -33,11 +35,12 @@ class Stage:
 
     name: str
     settings: Any
-    runtime: Runtime
+    runtime: Any
     paths: argparse.Namespace
     threads: int
     gpu: int | None
     started: float
+    device: str = "cpu"
     scratches: list[Path] = field(default_factory=list)
 
     @property
@@ -50,7 +53,7 @@ class Stage:
 
     def log(self, *parts: str) -> None:
         """One line: ``pass2  | 41,127 rows x 215 columns | exact, pairwise | ...``"""
-        print(f"{self.name:<7}| " + " | ".join(parts), flush=True)
+        print(f"{self.name:<7}| " + " | ".join(parts), file=sys.stderr, flush=True)
 
     def warn(self, message: str) -> None:
         self.log(f"warning: {message}")
@@ -85,13 +88,17 @@ def run_stage(
     outputs: dict[str, str],
     work: Callable[[Stage], None],
     optional: tuple[str, ...] = (),
+    values: dict[str, str] | None = None,
+    several: tuple[str, ...] = (),
 ) -> None:
     """Parse the command line, do the work, report; a user's mistake is one line and exit code 2.
 
     ``inputs`` and ``outputs`` name the file flags and say what each file is; those in ``optional`` may be left out.
+    ``values`` are flags that are no files: what the script is told beside its settings. The file flags in ``several``
+    take any number of files.
     """
-    accepted = with_runtime(model)
-    parser = _parser(name, accepted, inputs, outputs, optional)
+    accepted, runtime = with_runtime(model), runtime_of(model)
+    parser = _parser(name, accepted, inputs | outputs, values or {}, optional, several)
     arguments = parser.parse_args()
     started = time.perf_counter()
     try:
@@ -102,14 +109,14 @@ def run_stage(
             raise UserError(explain(error, accepted, prefix="--")) from None
         stage = Stage(
             name=name,
-            settings=model.model_validate(everything.model_dump(include=set(model.model_fields))),
-            runtime=Runtime.model_validate(everything.model_dump(include=set(Runtime.model_fields))),
+            settings=model.model_validate(everything.model_dump(include=set(model.model_fields), exclude_unset=True)),
+            runtime=runtime.model_validate(everything.model_dump(include=set(runtime.model_fields))),
             paths=arguments,
             threads=min(arguments.threads, os.cpu_count() or 1),
             gpu=arguments.gpu,
             started=started,
         )
-        if stage.gpu is not None:
+        if stage.gpu is not None and runtime is Runtime:
             stage.log("device: cpu (this version has no GPU path yet)" if stage.gpu else "device: cpu (no GPU granted)")
         with threadpool_limits(limits=1):
             work(stage)
@@ -121,12 +128,19 @@ def run_stage(
 
 
 def _parser(
-    name: str, accepted: type[Settings], inputs: dict[str, str], outputs: dict[str, str], optional: tuple[str, ...]
+    name: str,
+    accepted: type[Settings],
+    paths: dict[str, str],
+    values: dict[str, str],
+    optional: tuple[str, ...],
+    several: tuple[str, ...],
 ) -> argparse.ArgumentParser:
     parser = Parser(prog=f"{name}.py", description=accepted.__doc__, allow_abbrev=False)
     data = parser.add_argument_group("files")
-    for flag, text in (inputs | outputs).items():
-        data.add_argument(f"--{flag}", required=flag not in optional, metavar="PATH", help=text)
+    for flag, text in (paths | values).items():
+        metavar = "PATH" if flag in paths else "VALUE"
+        number = "+" if flag in several else None
+        data.add_argument(f"--{flag}", required=flag not in optional, nargs=number, metavar=metavar, help=text)
     data.add_argument("--provenance", metavar="PATH", help="where to record versions, seconds and peak memory")
     data.add_argument("--code", default="", metavar="DIGEST", help="digest of the source, kept in provenance and state")
     machine = parser.add_argument_group("machine")
@@ -135,12 +149,12 @@ def _parser(
     keys = parser.add_argument_group("settings (names and defaults of the config)")
     keys.add_argument("--settings", type=_section, default={}, metavar="JSON", help="several settings at once")
     for key, info in accepted.model_fields.items():
-        several = "list" in str(info.annotation)
+        listed = "list" in str(info.annotation)
         default = "" if info.is_required() else f" (default {json.dumps(info.default)})"
         choices = [choice for choice in get_args(info.annotation) if isinstance(choice, str)]
         keys.add_argument(
             f"--{key}",
-            nargs="*" if several else None,
+            nargs="*" if listed else None,
             metavar="{" + ",".join(choices) + "}" if choices else "VALUE",
             default=argparse.SUPPRESS,
             help=f"{info.description}{default}".replace("%", "%%"),
@@ -177,7 +191,7 @@ def _given(accepted: type[Settings], arguments: argparse.Namespace) -> dict[str,
             if nullable and value in ("null", "none", ""):
                 given[key] = None
             else:
-                given[key] = value if info.annotation is str else _number(value)
+                given[key] = value if str in (info.annotation, *get_args(info.annotation)) else _number(value)
     return given
 
 
@@ -200,7 +214,7 @@ def peak_memory() -> int:
 def _report(stage: Stage) -> None:
     seconds = time.perf_counter() - stage.started
     peak = peak_memory()
-    stage.log(f"{seconds:.1f} s", f"{peak / 1e6:,.0f} MB", f"cpu x {stage.threads}")
+    stage.log(f"{seconds:.1f} s", f"{peak / 1e6:,.0f} MB", f"{stage.device} x {stage.threads}")
     if stage.paths.provenance:
         files.write_json(
             stage.paths.provenance,
@@ -211,7 +225,7 @@ def _report(stage: Stage) -> None:
                 "parameters": stage.parameters,
                 "runtime": stage.runtime.model_dump(),
                 "threads": stage.threads,
-                "device": "cpu",
+                "device": stage.device,
                 "seconds": round(seconds, 3),
                 "peak_memory_bytes": peak,
                 "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

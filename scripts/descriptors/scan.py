@@ -15,7 +15,7 @@ import xxhash
 from tqdm import tqdm
 
 from common import files
-from common.config import Pass1, Runtime
+from common.descriptors_settings import Pass1, Runtime
 from common.errors import UserError
 from descriptors.ranks import code_type, doubled_midranks
 from descriptors.sampling import content_keys, mix

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
@@ -62,6 +64,14 @@ class Corpus:
         """Documents without a visible character."""
         return sum(not text.strip() for text in self.texts)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of ids, texts and splits, in their order."""
+        digest = hashlib.sha256()
+        for parts in zip(self.doc_ids, self.texts, self.split or repeat(""), strict=False):
+            digest.update(json.dumps(parts).encode())
+        return digest.hexdigest()[:16]
+
 
 def read_corpus(path: str, text_field: str = "text", split: str | None = None) -> Corpus:
     """All documents of a file, or those of one ``split``; the rules are those of :func:`documents`.
@@ -86,6 +96,33 @@ def read_corpus(path: str, text_field: str = "text", split: str | None = None) -
         tuple(document.text for document in kept),
         tuple(document.split or "" for document in kept) if any(splits) else None,
     )
+
+
+def joined(parts: Mapping[str, tuple[str, Corpus]]) -> Corpus:
+    """One corpus of several: split name -> (path, for messages; documents).
+
+    Raises
+    ------
+    UserError : a document id is in two of them; no document has any text.
+    """
+    owner: dict[str, str] = {}
+    for path, corpus in parts.values():
+        for doc_id in corpus.doc_ids:
+            if doc_id in owner:
+                raise UserError(
+                    f"{path}: document id {shown(doc_id)} is in {owner[doc_id]} already; give each its own, or "
+                    "name disjoint splits of one file as train_split and test_split"
+                )
+        owner |= dict.fromkeys(corpus.doc_ids, path)
+    together = Corpus(
+        tuple(doc_id for _, corpus in parts.values() for doc_id in corpus.doc_ids),
+        tuple(text for _, corpus in parts.values() for text in corpus.texts),
+        tuple(name for name, (_, corpus) in parts.items() for _ in corpus.doc_ids),
+    )
+    if together.n_empty == len(together):
+        path = next(path for path, _ in parts.values())
+        raise UserError(f"{path}: no document has any text; is text_field the right one?")
+    return together
 
 
 def documents(path: str, text_field: str = "text") -> Iterator[Document]:

@@ -8,16 +8,17 @@ never chosen and neither is a chain through it. Equal scores are decided by row,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from scipy.sparse import csr_array
 
+from taxoclass.expected_f1 import best_sets, closed_sets
 from taxoclass.taxonomy import Taxonomy
 
-Method = Literal["path", "topk", "threshold", "topdown", "beam", "prune"]
+Method = Literal["expected_f1", "path", "topk", "threshold", "topdown", "beam", "prune"]
 
 CELLS = 2**21  # of documents x chains, handled together
 
@@ -142,6 +143,14 @@ class Chains:
         """(K, B) bool: all classes of a chain are among the (C, B) bool labels."""
         return (self.weights > 0).astype(np.int32) @ labels.astype(np.int32) == self.length[:, None]
 
+    def within_to_the_end(self, labels: np.ndarray) -> np.ndarray:
+        """(K, B) bool: as ``within``, and no longer chain goes on from it."""
+        inside = self.within(labels)
+        longer = np.flatnonzero(self.length > 1)
+        goes_on = np.zeros_like(inside)
+        np.logical_or.at(goes_on, self.prefix[longer, self.length[longer] - 2], inside[longer])
+        return inside & ~goes_on
+
     def mark(self, labels: np.ndarray, chain: np.ndarray, documents: np.ndarray) -> None:
         """Add to the (C, B) bool labels the classes of one chain for each of some documents."""
         for node in self.nodes[chain].T:
@@ -206,6 +215,12 @@ def level_weights(scores: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
     return np.maximum(weights / weights.max(), 1e-3) if weights.any() else np.ones(n_levels)
 
 
+def full_weights(given: Sequence[float], taxonomy: Taxonomy) -> np.ndarray:
+    """(n levels,) float64: the given weights, the last one for all levels below."""
+    n_levels = int(taxonomy.level.max()) + 1
+    return np.array([*given, *[given[-1]] * n_levels][:n_levels], dtype=np.float64)
+
+
 # --- the decoder
 
 
@@ -240,6 +255,9 @@ def decode(
 ) -> Decoded:
     """Label sets from scores.
 
+    ``expected_f1``
+        The set of the highest expected Example-F1, see ``taxoclass.expected_f1``, for scores that are probabilities on
+        one scale for all levels (``consistent_probabilities``). It holds all ancestors of its labels.
     ``path``
         The chain of the highest score, over all chains, by one sparse product. With ``marginal``, further chains:
         the one whose classes that are *not yet labels* have the highest mean score, as long as that mean is above
@@ -301,9 +319,13 @@ def _decode(
             _add_chains(labels, chain, node, chains, rules)
         _limit(labels, node, taxonomy, rules)
     else:
-        labels |= _classes(node, taxonomy, method, rules)
+        if method == "expected_f1":
+            labels |= best_sets(np.where(node > -np.inf, node, 0), closed_sets(taxonomy), rules.max_labels)
+        else:
+            labels |= _classes(node, taxonomy, method, rules)
         _limit(labels, node, taxonomy, rules)
-        chain = first_best(np.where(chains.within(labels), score, -np.inf))
+        ends = chains.within_to_the_end(labels) if method == "expected_f1" else chains.within(labels)
+        chain = first_best(np.where(ends, score, -np.inf))
     best = np.where(chain >= 0, score[chain, np.arange(len(chain))], np.nan)
     return labels.sum(axis=0), np.nonzero(labels.T)[1], chain, best
 

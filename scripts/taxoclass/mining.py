@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from taxoclass.decoding import Chains, Labels, blocks, first_best
+from taxoclass.expected_f1 import best_class
 from taxoclass.taxonomy import Taxonomy
 
 PAIRS = 2**20  # (document, class) pairs handled together
@@ -50,7 +51,7 @@ class Cores(NamedTuple):
     indices : (L,) int32, class rows, ascending in each document.
     confidence : (L,) float32, in units of similarity.
     thresholds : (C,) float64, the percentile that a class's confidence had to exceed, NaN for a class that was never a
-        candidate; of ``path_margin``, the smallest gap that was kept, for all classes.
+        candidate; of ``path_margin``, the smallest gap that was kept, for all classes; of ``surest``, of each class.
     """
 
     indptr: np.ndarray
@@ -187,6 +188,15 @@ def waves(
         chosen = frontier.classes < len(taxonomy)
         families |= _members(frontier.rows[chosen], frontier.classes[chosen], rivals, similarity.shape)
     yield from _unscored(similarity, families)
+
+
+def expected_pairs(taxonomy: Taxonomy, *, documents: int = 64, seed: int = 0, **growth: Any) -> float:
+    """Pairs a document that ``waves`` will ask for, the mean over documents of random similarities: for estimates."""
+    similarity = np.full((documents, len(taxonomy)), np.nan, dtype=np.float32)
+    random = np.random.default_rng(seed).random(similarity.shape, dtype=np.float32)
+    for rows, classes in waves(similarity, taxonomy, **growth):
+        similarity[rows, classes] = random[rows, classes]
+    return float((~np.isnan(similarity)).sum() / documents)
 
 
 def _frontiers(similarity: np.ndarray, taxonomy: Taxonomy, growth: _Growth) -> Iterator[_Frontier]:
@@ -420,6 +430,37 @@ def _margin(score: np.ndarray, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
     rival = np.where(chains.rivals(chain[found]), score[:, found], -np.inf).max(axis=0)
     gap[found] = np.where(rival > -np.inf, best - rival, best)
     return chain, gap
+
+
+def surest(probability: np.ndarray, taxonomy: Taxonomy, *, share: float) -> Cores:
+    """The class of the best label set, of the surest documents of each class (``mining: posterior``).
+
+    The core class of a document is the one whose set, with all its ancestors, has the highest expected Example-F1 (kept
+    as confidence): an inner class, where the document does not tell those below apart. Of the documents of each class
+    the surest are kept: by class and not over all, so that a class of low confidences keeps examples.
+
+    Parameters
+    ----------
+    probability : (N, C) float32, on one scale for all levels, as from ``expected_f1.upward``.
+    share : part of the documents of each class, rounded up; 0 < share <= 1. Of equals the earlier document is kept.
+
+    Raises
+    ------
+    ValueError : a share out of range, a shape that does not fit the taxonomy.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share is above 0 and at most 1, not {share}")
+    _check_shape(probability, taxonomy)
+    best, worth = best_class(probability, taxonomy)
+    known = np.flatnonzero(worth > 0)
+    order = known[np.lexsort((-worth[known], best[known]))]
+    sizes = np.bincount(best[known], minlength=len(taxonomy))
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    kept = np.sort(order[rank < np.ceil(share * np.repeat(sizes, sizes))])
+    thresholds = np.full(len(taxonomy), np.nan)
+    np.fmin.at(thresholds, best[kept], worth[kept])
+    keys = kept * len(taxonomy) + best[kept]
+    return Cores(*_csr(keys, probability.shape), worth[kept].astype(np.float32), thresholds)
 
 
 def report(cores: Cores, taxonomy: Taxonomy, gold: Labels | None = None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -198,3 +199,27 @@ class Taxonomy:
         """Digest of ids, names and edges: two models with the same one speak of the same classes."""
         content = [self.ids, self.names, sorted(self.edges.tolist())]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    @cached_property
+    def descriptions_fingerprint(self) -> str:
+        """Digest of the descriptions, which change scores but not what the classes are."""
+        return hashlib.sha256(json.dumps(self.descriptions).encode()).hexdigest()[:16]
+
+    def asdict(self) -> dict[str, Any]:
+        """Plain enough for JSON."""
+        return {
+            "ids": self.ids,
+            "names": self.names,
+            "edges": self.edges.tolist(),
+            "descriptions": self.descriptions,
+        }
+
+    @classmethod
+    def fromdict(cls, content: dict[str, Any]) -> Taxonomy:
+        """The taxonomy that ``asdict`` told of; lists may stand for tuples."""
+        return cls(
+            ids=tuple(content["ids"]),
+            names=tuple(tuple(names) for names in content["names"]),
+            edges=np.array(content["edges"], dtype=np.int64).reshape(-1, 2),
+            descriptions=tuple(content["descriptions"]),
+        )

@@ -13,9 +13,11 @@ sys.path.insert(0, str(SCRIPTS))
 # jobs use the interpreter that runs Snakemake, whether or not its environment is activated
 os.environ |= {"PATH": os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])}
 
-from common.config import Runtime, is_sampled, load, stage_settings
+from common.config import RUNTIMES, load, stage_settings
+from common.descriptors_settings import is_sampled
 from common.errors import UserError
-from common.files import read_json, write_json
+from common.taxoclass_settings import Files
+from common.files import contents_digest, read_json, write_json
 from common.source import source_digest
 from descriptors.table import files_digest, find_files, open_table
 
@@ -30,18 +32,36 @@ def checked(action, *arguments):
 
 config.update(checked(load, dict(config)))
 RESULTS = config["results"]
-# how the machine is used changes no result: a resource, because a change of a parameter would rerun the stage
-MACHINE = " ".join(f"--{key} {config['descriptors'][key]}" for key in Runtime.model_fields)
+
+
+def machine(section):
+    """Flags of how the machine is used, which changes no result: a resource, since a changed parameter is a rerun."""
+    given = {key: config[section][key] for key in RUNTIMES[section].model_fields}
+    flags = {key: " ".join(value) if isinstance(value, list) else str(value) for key, value in given.items()}
+    return " ".join(f"--{key} {value}".strip() for key, value in flags.items())
 
 
 def settings(stage):
     """The settings that one stage depends on, as one value: a change reruns the stage."""
-    return json.dumps(stage_settings(config, stage), sort_keys=True)
+    text = json.dumps(stage_settings(config, stage), sort_keys=True)
+    return lambda wildcards: text  # a text would have its braces taken for wildcards
 
 
 def code(stage):
     """Digest of the source that a stage runs: an edit reruns it, a touch or a fresh checkout does not."""
     return source_digest(SCRIPTS / f"{stage}.py", SCRIPTS)
+
+
+def model_of(iteration, name):
+    """A file that was written with the model of an iteration; 0 is the classifier of stage 3."""
+    if iteration == 0:
+        return getattr(rules.train_classifier.output, name)
+    return getattr(rules.self_train.output, name).format(iteration=iteration)
+
+
+def before(name):
+    """The same file of the iteration before, as an input function."""
+    return lambda wildcards: model_of(int(wildcards.iteration) - 1, name)
 
 
 def check_paths(paths):
@@ -54,6 +74,15 @@ def check_paths(paths):
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UserError(f"config: results = {RESULTS!r} cannot be made, since {folder} is no folder or not writable")
+
+
+def check_files(paths):
+    """Refuse paths of the config, by key, that name no readable file."""
+    for key, path in paths.items():
+        if path is not None and not os.access(path, os.R_OK):
+            raise UserError(f"config: taxoclass.{key} = {path!r} is no readable file; correct the path")
+        if path is not None and os.path.isdir(path):
+            raise UserError(f"config: taxoclass.{key} = {path!r} is a folder; name the file in it")
 
 
 def check_record(stage, made):

@@ -1,6 +1,7 @@
 """Descriptor selection: pass 0 to pass 4."""
 
 DESCRIPTORS = f"{RESULTS}/descriptors"
+MACHINE = machine("descriptors")
 SAMPLED = is_sampled(config["descriptors"])
 SAMPLE = ancient([f"{DESCRIPTORS}/sampled_data.parquet"] if SAMPLED else [])
 COLUMN_KEYS = ("n_metadata", "metadata_columns", "exclude_columns")

@@ -1,0 +1,79 @@
+"""Reads the taxonomy and the corpora once, refuses what later stages would stumble over, and writes both plainly."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common import files
+from common.stage import Stage, run_stage
+from common.taxoclass_settings import CheckCorpus
+from taxoclass import products
+from taxoclass.corpus import joined, read_corpus
+from taxoclass.reading import read_taxonomy
+
+
+def main() -> None:
+    run_stage(
+        "check_corpus",
+        CheckCorpus,
+        inputs={
+            "classes": "id TAB name",
+            "hierarchy": "parent id TAB child id, or nested YAML or JSON",
+            "keywords": "id TAB keywords or description",
+            "train": "documents",
+            "test": "the documents to label",
+        },
+        outputs={
+            "out-taxonomy": "JSON: ids, names, edges and descriptions of the classes",
+            "out-corpus": "Parquet: doc_id, text, split (train, test) of all documents",
+            "out-details": "JSON: what was found",
+        },
+        work=work,
+        optional=("classes", "keywords", "test"),
+    )
+
+
+def work(stage: Stage) -> None:
+    paths, settings = stage.paths, stage.settings
+    taxonomy = read_taxonomy(paths.classes, paths.hierarchy, paths.keywords)
+    parts = {products.TRAIN: (paths.train, read_corpus(paths.train, settings.text_field, settings.train_split))}
+    if paths.test:
+        parts[products.TEST] = (paths.test, read_corpus(paths.test, settings.text_field, settings.test_split))
+    corpus = joined(parts)
+    if corpus.n_empty:
+        stage.warn(f"{corpus.n_empty:,} of {len(corpus):,} documents have no text; they are labelled all the same")
+    lengths = np.array([len(text) for text in corpus.texts])
+    products.write_taxonomy(paths.out_taxonomy, taxonomy)
+    products.write_corpus(paths.out_corpus, corpus)
+    sizes = {name: len(part) for name, (_, part) in parts.items()}
+    levels = np.bincount(taxonomy.level)
+    files.write_json(
+        paths.out_details,
+        {
+            "parameters": stage.parameters,
+            "documents": len(corpus),
+            "train_size": sizes[products.TRAIN],
+            "test_size": sizes.get(products.TEST, 0),
+            "empty_documents": corpus.n_empty,
+            "repeated_texts": len(corpus) - len(set(corpus.texts)),
+            "characters": {"median": np.median(lengths), "largest": lengths.max()},
+            "classes": len(taxonomy),
+            "edges": len(taxonomy.edges),
+            "roots": len(taxonomy.roots),
+            "leaves": int(taxonomy.leaves.sum()),
+            "classes_by_level": levels,
+            "classes_with_several_parents": sum(len(each) > 1 for each in taxonomy.parents),
+            "paths": len(taxonomy.chains),
+            "taxonomy_fingerprint": taxonomy.fingerprint,
+            "corpus_fingerprint": corpus.fingerprint,
+            "descriptions_fingerprint": taxonomy.descriptions_fingerprint,
+        },
+    )
+    stage.log(
+        " + ".join(f"{size:,} {name}" for name, size in sizes.items()) + " documents",
+        f"{len(taxonomy):,} classes on {len(levels)} levels ({' + '.join(map(str, levels))})",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""The settings of TaxoClass: one typed model a stage, and the machine's."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from common.settings import Percent, Positive, Seeded, Settings, Share
+
+Pooling = Literal["mean", "cls"]
+MINILM = "all-MiniLM-L6-v2"
+TEMPLATES = ["{class_name}", "{path}", "This text is about {class_name}.", "a document about {class_name}"]
+
+
+class CandidateSelection(Settings):
+    """How many classes a document is compared with on the way down; level 0 is a virtual root above the roots."""
+
+    candidate_selection_quota: int = Field(
+        2, ge=1, description="a: at level l each class offers its l + a most similar children"
+    )
+    candidate_selection_cap: int = Field(1, ge=0, description="b: the (l + b) ^ power best of them go on, all at l = 0")
+    candidate_selection_power: float = Field(2, ge=0, description="power of that")
+
+
+class LevelWeights(Settings):
+    level_weights: list[Positive] | None = Field(
+        None,
+        min_length=1,
+        description="weight of each level in the mean along a path, from the roots down, the last one for all below; "
+        "[1] = equal; null = estimated from the scores, without labels",
+    )
+
+
+class CheckCorpus(Settings):
+    """Reading and checking the corpora and the taxonomy."""
+
+    text_field: str = Field("text", min_length=1, description="name of the field or column that holds the text")
+    train_split: str | None = Field(
+        None,
+        min_length=1,
+        description="only documents of train_corpus with this value in their field split; null = all",
+    )
+    test_split: str | None = Field(None, min_length=1, description="the same of test_corpus")
+
+
+class Similarity(CandidateSelection):
+    """Document-class similarity."""
+
+    backend: Literal["embedding", "nli"] = Field(
+        "embedding", description="cosine of sentence vectors, or the entailment probability of an NLI model"
+    )
+    similarity_model: str = Field(
+        MINILM, min_length=1, description=f"{MINILM} (from its package), a model folder, or a hub name"
+    )
+    hypothesis_template: str | list[str] | None = Field(
+        None,
+        min_length=1,
+        description="text that stands for a class, with {class_name}, {path} or {description}; of several the mean "
+        "vector (embedding), or see class_names (nli); null = four of them, or 'This document is about {class_name}.'",
+    )
+    class_names: Literal["best", "mean"] = Field(
+        "best", description="score of a class with several names or hypotheses"
+    )
+    nli_score: Literal["three_way", "entail_vs_contra"] = Field(
+        "three_way", description="softmax over all labels, or sigmoid of entailment minus contradiction"
+    )
+    candidates: Literal["all", "topdown", "paths"] = Field(
+        "all",
+        description="classes scored a document: all, those that candidate selection asks for, or those on the "
+        "best paths of a sentence encoder (topdown and paths: backend nli)",
+    )
+    candidate_paths: int = Field(20, ge=1, description="paths a document (candidates: paths)")
+    prefilter_model: str = Field(MINILM, min_length=1, description="sentence encoder of candidates: paths")
+    similarity_max_length: int = Field(256, ge=8, description="tokens of a document that the model reads")
+    similarity_chunks: int = Field(1, ge=1, description="windows of that length read of a long document (embedding)")
+    neighbours: int = Field(
+        10, ge=0, description="nearest documents that mining: posterior averages over; 0 = none (sentence encoder)"
+    )
+    batch_tokens: int = Field(8192, ge=64, description="tokens run at once; halved by itself when memory runs out")
+
+    @model_validator(mode="after")
+    def _pairs_are_chosen_for_nli_only(self) -> Similarity:
+        if self.backend == "embedding" and self.candidates != "all":
+            raise ValueError(
+                f"candidates = {self.candidates!r} needs backend = 'nli'; embedding scores all pairs at once"
+            )
+        return self
+
+    def templates(self, described: bool) -> list[str]:
+        """Those of the config, or the default; ``described``: whether classes have descriptions."""
+        given = self.hypothesis_template
+        if given is not None:
+            return [given] if isinstance(given, str) else given
+        if self.backend == "nli":
+            return ["This document is about {class_name}."]
+        return [*TEMPLATES, *(["{class_name}: {description}"] if described else [])]
+
+    @classmethod
+    def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Without what the chosen backend and candidates do not read: it must not score everything again."""
+        unread = {
+            *(() if settings["candidates"] == "topdown" else CandidateSelection.model_fields),
+            *(() if settings["candidates"] == "paths" else ("candidate_paths", "prefilter_model")),
+            *(("nli_score",) if settings["backend"] == "embedding" else ("similarity_chunks",)),
+            *(("neighbours",) if settings["backend"] == "nli" and settings["candidates"] != "paths" else ()),
+        }
+        return {key: value for key, value in settings.items() if key not in unread}
+
+
+class CoreClasses(CandidateSelection, LevelWeights):
+    """Core classes, the labels that stage 3 learns from."""
+
+    mining: Literal["posterior", "path_margin", "taxoclass"] = Field(
+        "posterior",
+        description="the surest documents of each class after a look at the whole corpus, those whose best path "
+        "wins most clearly, or candidates with confidence (paper)",
+    )
+    core_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="share of the documents that get a core class (posterior: of each class; path_margin)",
+    )
+    confidence_threshold_percentile: Percent = Field(
+        50.0, description="a core class's confidence is above this percentile of its class (taxoclass)"
+    )
+    require_positive: bool = Field(True, description="and above 0 (taxoclass)")
+    min_conf: float | None = Field(None, description="and at least this; null = no floor (taxoclass)")
+
+
+class Optimiser(Seeded):
+    batch_size: int = Field(64, ge=1, description="documents a step, whatever fits in memory at once")
+    micro_batch: int = Field(16, ge=1, description="documents in memory at once; halved by itself when memory runs out")
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW; biases and norms have none")
+    warmup: Share = Field(0.06, description="share of the steps in which the learning rates rise from 0")
+    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    validation_share: float = Field(
+        0.1, gt=0, lt=1, description="of the documents with core classes; picks the best epoch, guards self-training"
+    )
+    nonfinite_steps: int = Field(5, ge=1, description="steps in a row with non-finite gradients that end the run")
+    mixed_precision: bool = Field(True, description="bf16 on a GPU that has it")
+
+    def shared(self) -> dict[str, Any]:
+        """As fields of ``taxoclass.training.Optimisation``."""
+        names = ("batch_size", "micro_batch", "weight_decay", "warmup", "clip", "validation_share", "nonfinite_steps")
+        return {name: getattr(self, name) for name in names} | {"seed": self.random_seed}
+
+
+class TrainClassifier(Optimiser):
+    """The classifier, learnt from core classes."""
+
+    doc_encoder_model: str = Field(MINILM, min_length=1, description="document encoder: names as similarity_model")
+    encoder_trainable: bool = Field(
+        False, description="train the document encoder too; false = fixed document vectors, an epoch takes seconds"
+    )
+    doc_max_length: int = Field(256, ge=8, description="tokens of a document that the encoder reads")
+    doc_chunks: int = Field(1, ge=1, description="windows of that length read of a long document (fixed encoder)")
+    doc_pooling: Pooling = Field("mean", description="document vector: mean of its tokens, or the [CLS] token")
+    class_template: str = Field(
+        "{class_name}",
+        min_length=1,
+        description="text whose vector stands for a class, with {class_name}, {path} or {description}",
+    )
+    gnn: Literal["ego", "full", "off"] = Field(
+        "ego", description="graph network over each class's parents and children, over the whole taxonomy, or none"
+    )
+    gnn_num_layers: int = Field(2, ge=1, le=16, description="its layers")
+    epochs: int = Field(5, ge=1, description="passes over the documents with core classes; the best one is kept")
+    min_steps: int = Field(
+        200, ge=0, description="more passes for a small corpus, until the steps are at least as many"
+    )
+    encoder_lr: float = Field(5e-5, gt=0, description="learning rate of a trained encoder")
+    head_lr: float = Field(1e-3, gt=0, description="learning rate of all else")
+    gradient_checkpointing: bool = Field(False, description="less memory for a third more time (trained encoder)")
+
+    @model_validator(mode="after")
+    def _windows_are_for_fixed_encoders(self) -> TrainClassifier:
+        if self.encoder_trainable and self.doc_chunks > 1:
+            raise ValueError(f"doc_chunks = {self.doc_chunks} needs encoder_trainable = false")
+        return self
+
+
+class SelfTrain(Optimiser):
+    """One iteration of self-training."""
+
+    self_train_epochs: int = Field(3, ge=1, description="passes over all documents in one iteration")
+    self_train_lr: float = Field(1e-6, gt=0, description="learning rate of a trained encoder")
+    self_train_head_lr: float = Field(5e-4, gt=0, description="learning rate of all else")
+    self_train_temperature: float = Field(2.0, gt=0, description="tau of logit(q) = tau z + log g - log f")
+    self_train_threshold: float = Field(
+        0.8, ge=0.5, le=1, description="targets count where q is at least this, or at most 1 minus this; 0.5 = all"
+    )
+    self_train_target: Literal["soft", "hard", "paper"] = Field(
+        "soft", description="q and the Bernoulli KL, q rounded, or the printed one-sided loss, which only pushes up"
+    )
+    self_train_refresh: int = Field(0, ge=0, description="steps after which q is made anew; 0 = once an iteration")
+    self_train_stop: Share = Field(
+        0.005,
+        description="an iteration that changes the best path of a smaller share of documents is the last to train",
+    )
+
+
+class Predict(LevelWeights):
+    """Prediction and decoding."""
+
+    decode: Literal["expected_f1", "path", "topk", "threshold", "topdown", "beam", "prune"] = Field(
+        "expected_f1",
+        description="how probabilities become labels; expected_f1: those of a softmax over the leaves, summed upwards, "
+        "into the set of the highest expected Example-F1; all others: a sigmoid a class",
+    )
+    decode_k: int = Field(3, ge=1, description="labels a document (topk)")
+    decode_threshold: float = Field(0.5, ge=0, le=1, description="least probability of a label (threshold, prune)")
+    decode_stop: Share = Field(0.0, description="topdown goes on while a child has at least this probability")
+    beam_width: int = Field(4, ge=1, description="chains kept a level (beam)")
+    marginal: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="path: add further paths while their new classes have a mean probability above this; null = one",
+    )
+    min_labels: int = Field(1, ge=0, description="least labels a document")
+    max_labels: int | None = Field(None, ge=1, description="most labels a document; null = no limit")
+    consistent: bool = Field(True, description="every label below a root comes with a parent")
+
+    @model_validator(mode="after")
+    def _limits_leave_room(self) -> Predict:
+        if self.max_labels is not None and self.min_labels > self.max_labels:
+            raise ValueError(f"min_labels = {self.min_labels} must be at most max_labels = {self.max_labels}")
+        return self
+
+
+class Evaluate(Seeded):
+    """Comparison with gold labels."""
+
+    metric_ks: list[Annotated[int, Field(ge=1)]] = Field([1, 3, 5], min_length=1, description="k of P@k and nDCG@k")
+    bootstrap_resamples: int = Field(1000, ge=0, description="resamples of the 95 % intervals; 0 = none")
+
+
+class Files(Settings):
+    """What the user gives."""
+
+    classes_file: str | None = Field(
+        None,
+        min_length=1,
+        description="id TAB name (several: with vertical bars between them); null only with a nested hierarchy_file",
+    )
+    hierarchy_file: str = Field(min_length=1, description="parent id TAB child id, or nested YAML or JSON")
+    keywords_file: str | None = Field(None, min_length=1, description="id TAB keywords or description of the class")
+    train_corpus: str = Field(min_length=1, description="documents: TSV, CSV, JSONL or Parquet, plain or gzip")
+    test_corpus: str | None = Field(
+        None,
+        min_length=1,
+        description="the documents to label, unlabelled text like the others; null = label those of train_corpus",
+    )
+    gold_labels: str | None = Field(
+        None, min_length=1, description="document id TAB class ids with commas; read by evaluate and by nothing else"
+    )
+
+
+class Given(Files):
+    self_train_iterations: int = Field(3, ge=0, description="iterations of self-training, each a rule of its own")
+
+
+class TaxoclassRuntime(Settings):
+    """How a run uses the machine; none of these is a reason to run a stage again."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto = the GPU that was granted, if there is one; cuda = that or an error"
+    )
+    local_files_only: bool = Field(True, description="never download a model")
+    loggers: list[Literal["tensorboard", "wandb"]] = Field(
+        [], description="metrics go there too, beside the JSON lines that are always written"
+    )
+
+
+class Taxoclass(
+    Given, CheckCorpus, Similarity, CoreClasses, TrainClassifier, SelfTrain, Predict, Evaluate, TaxoclassRuntime
+):
+    """Hierarchical text classification from class names."""

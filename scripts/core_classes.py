@@ -1,0 +1,104 @@
+"""Stage 2: core classes, the few classes that a document is most surely about."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import expit
+
+from common import files
+from common.stage import Stage, run_stage
+from common.taxoclass_settings import CoreClasses
+from taxoclass import mining, products
+from taxoclass.decoding import full_weights, level_weights
+from taxoclass.expected_f1 import upward
+from taxoclass.posterior import leaf_posterior
+from taxoclass.taxonomy import Taxonomy
+
+
+def main() -> None:
+    run_stage(
+        "core_classes",
+        CoreClasses,
+        inputs={
+            "taxonomy": "JSON of check_corpus",
+            "corpus": "Parquet of check_corpus",
+            "similarity": "npz of similarity",
+            "details": "JSON of similarity",
+        },
+        outputs={
+            "out-cores": "npz: candidates and core classes in CSR layout, thresholds",
+            "out-details": "JSON: coverage, cores a document, share by level, classes never chosen",
+        },
+        work=work,
+    )
+
+
+def work(stage: Stage) -> None:
+    paths, settings = stage.paths, stage.settings
+    taxonomy, doc_ids = products.read_taxonomy(paths.taxonomy), products.read_corpus(paths.corpus).doc_ids
+    stored = products.read_similarity(paths.similarity, doc_ids, taxonomy)
+    # path scores multiply, so candidate selection wants [0, 1]
+    unit = expit if stored.meta["scale"] == "logit" else mining.unit_similarity
+    similarity = unit(stored.similarity)
+    candidates = mining.candidates(
+        similarity,
+        taxonomy,
+        quota_offset=settings.candidate_selection_quota,
+        cap_offset=settings.candidate_selection_cap,
+        power=settings.candidate_selection_power,
+    )
+    cores, weights = mine(settings, stored.similarity, similarity, stored.neighbours, taxonomy, candidates)
+    products.write_cores(paths.out_cores, candidates, cores, doc_ids, taxonomy, stage.parameters)
+    found = mining.report(cores, taxonomy)
+    files.write_json(
+        paths.out_details,
+        {
+            "parameters": stage.parameters,
+            "made_from": files.digest(paths.details),
+            "cores_digest": products.array_digest(np.concatenate([cores.indptr, cores.indices])),
+            "candidates_a_document": float(candidates.labels.sizes.mean()),
+            "level_weights": weights,
+            **found,
+        },
+    )
+    if not found["documents_with_cores"]:
+        stage.warn("no document has a core class")
+    stage.log(
+        f"{len(doc_ids):,} documents, {found['coverage']:.0%} with core classes",
+        f"{found['cores_per_document'] or 0:.2f} of them each",
+        f"{len(found['classes_never_chosen'])} of {len(taxonomy)} classes never chosen",
+    )
+
+
+def mine(
+    settings: CoreClasses,
+    scores: np.ndarray,
+    similarity: np.ndarray,
+    neighbours: np.ndarray,
+    taxonomy: Taxonomy,
+    candidates: mining.Sparse,
+) -> tuple[mining.Cores, np.ndarray | None]:
+    """Core classes, and the level weights that they were chosen by.
+
+    scores : (N, C) as stored. similarity : the same in [0, 1].
+    """
+    if settings.mining == "posterior":
+        probability = upward(leaf_posterior(scores, taxonomy, neighbours), taxonomy)
+        return mining.surest(probability, taxonomy, share=settings.core_share), None
+    if settings.mining == "path_margin":
+        given = settings.level_weights
+        weights = level_weights(similarity, taxonomy) if given is None else full_weights(given, taxonomy)
+        return mining.path_margin(similarity, taxonomy, share=settings.core_share, weights=weights), weights
+    found = mining.cores(
+        similarity,
+        taxonomy,
+        candidates,
+        percentile=settings.confidence_threshold_percentile,
+        require_positive=settings.require_positive,
+        min_conf=settings.min_conf,
+    )
+    return found, None
+
+
+if __name__ == "__main__":
+    main()

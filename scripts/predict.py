@@ -1,0 +1,158 @@
+"""Labels documents with a trained model: ``python scripts/predict.py --model model.pt --input new.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from common import files
+from common.device import open_device, settle
+from common.stage import Stage, run_stage
+from common.taxoclass_settings import Predict
+from taxoclass import bundle, documents, products
+from taxoclass.bundle import Bundle
+from taxoclass.corpus import Corpus, read_corpus
+from taxoclass.decoding import decode, full_weights
+from taxoclass.prediction import predict_into, scale_of
+from taxoclass.training import Machine
+
+
+def main() -> None:
+    run_stage(
+        "predict",
+        Predict,
+        inputs={
+            "model": "the model bundle",
+            "input": "documents: JSONL, TSV, CSV or Parquet, plain or gzip",
+            "taxonomy": "JSON of check_corpus, to refuse a model of another taxonomy",
+            "details": "JSON that was written with the model",
+            "cache": "folder for vectors that outlive the run",
+        },
+        outputs={
+            "out-labels": "JSON lines: labels, path and scores of each document; default: standard output",
+            "out-predictions": "npy: probabilities, documents x classes, float32",
+            "out-ids": "text: ids of these documents, one a line",
+            "out-submission": "csv: id,labels",
+            "out-model": "the model bundle with these settings as its own",
+            "out-details": "JSON: what was predicted",
+        },
+        values={
+            "split": "only documents with this value in their field split",
+            "text-field": "name of the field or column that holds the text (default text)",
+            "encoder": "where the document encoder is, if not where it was in training",
+        },
+        optional=(
+            *("taxonomy", "details", "cache", "split", "text-field", "encoder"),
+            *("out-labels", "out-predictions", "out-ids", "out-submission", "out-model", "out-details"),
+        ),
+        work=work,
+    )
+
+
+def work(stage: Stage) -> None:
+    paths = stage.paths
+    device = open_device(stage)
+    model = bundle.load(paths.model, products.read_taxonomy(paths.taxonomy) if paths.taxonomy else None)
+    settings = with_own(stage.settings, model)
+    corpus = read_corpus(paths.input, paths.text_field or "text", paths.split)
+    encoder = documents.reopen(
+        model.encoder, device, stage.runtime.local_files_only, name=paths.encoder, warn=stage.warn
+    )
+    with tqdm(total=len(corpus), desc=stage.name, unit="text", disable=None) as bar:
+        texts = documents.prepared(encoder, model.encoder["trainable"], corpus.texts, paths.cache, progress=bar.update)
+    settle(model.encoder["trainable"])
+    if encoder.tally.truncated:
+        stage.warn(
+            f"{encoder.tally.truncated:,} documents are longer than the {encoder.loaded.max_length * encoder.chunks} "
+            "tokens that the model reads of each"
+        )
+    shape = len(corpus), len(model.taxonomy)
+    machine = Machine([torch.device(device)], warn=stage.warn)
+    scale = scale_of(settings.decode, model.taxonomy)
+    if not paths.out_predictions:
+        predicted = predict_into(np.empty(shape, np.float32), model.model, texts, machine, scale)
+        report(stage, settings, model, corpus, predicted)
+        return
+    with files.atomic(paths.out_predictions) as temporary:
+        bundle.check_space(paths.out_predictions, 4 * shape[0] * shape[1])
+        streamed = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        predict_into(streamed, model.model, texts, machine, scale)
+        streamed.flush()
+    report(stage, settings, model, corpus, np.load(paths.out_predictions, mmap_mode="r"))
+
+
+def with_own(given: Predict, model: Bundle) -> Predict:
+    """The settings given, and for the others those that the bundle has as its own."""
+    own = model.thresholds.get("decoding", {})
+    return Predict.model_validate(own | given.model_dump(exclude_unset=True))
+
+
+def report(stage: Stage, settings: Predict, model: Bundle, corpus: Corpus, scores: np.ndarray) -> None:
+    """Label the documents and write what is asked for."""
+    paths, taxonomy = stage.paths, model.taxonomy
+    weights = weights_of(settings, model)
+    decoded = decode(
+        scores,
+        taxonomy,
+        settings.decode,
+        k=settings.decode_k,
+        threshold=settings.decode_threshold,
+        stop=settings.decode_stop,
+        width=settings.beam_width,
+        weights=weights,
+        marginal=settings.marginal,
+        min_labels=settings.min_labels,
+        max_labels=settings.max_labels,
+        consistent=settings.consistent,
+    )
+    chains = [taxonomy.chains[each] if each >= 0 else () for each in decoded.chain.tolist()]
+    records = products.label_records(corpus.doc_ids, taxonomy, decoded.labels, chains, decoded.score, scores)
+    lines = (json.dumps(record, ensure_ascii=False) for record in records)
+    if paths.out_labels:
+        files.write_lines(paths.out_labels, list(lines))
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+    if paths.out_ids:
+        files.write_lines(paths.out_ids, corpus.doc_ids)
+    if paths.out_submission:
+        files.write_lines(paths.out_submission, products.submission(corpus.doc_ids, taxonomy, decoded.labels))
+    if paths.out_model:
+        own = model.thresholds | {"decoding": settings.model_dump(), "level_weights": weights.tolist()}
+        bundle.save(paths.out_model, Bundle(model.model, taxonomy, model.encoder, model.settings, own))
+    sizes = decoded.labels.sizes
+    if paths.out_details:
+        files.write_json(paths.out_details, details(stage, settings, weights, sizes, scores))
+    stage.log(
+        f"{len(corpus):,} documents",
+        f"{sizes.mean():.2f} labels each, {settings.decode}",
+        f"{len(np.unique(decoded.labels.indices))} of {len(taxonomy)} classes used",
+    )
+
+
+def weights_of(settings: Predict, model: Bundle) -> np.ndarray:
+    """(n levels,): those of the settings, the last one for all levels below, else those estimated in training."""
+    own = np.array(model.thresholds["level_weights"])
+    return own if settings.level_weights is None else full_weights(settings.level_weights, model.taxonomy)
+
+
+def details(
+    stage: Stage, settings: Predict, weights: np.ndarray, sizes: np.ndarray, scores: np.ndarray
+) -> dict[str, Any]:
+    return {
+        "parameters": settings.model_dump(),
+        "made_from": files.digest(stage.paths.details) if stage.paths.details else None,
+        "documents": len(sizes),
+        "labels_a_document": float(sizes.mean()),
+        "documents_without_labels": int((sizes == 0).sum()),
+        "level_weights": weights,
+        "predictions_digest": products.array_digest(scores),
+    }
+
+
+if __name__ == "__main__":
+    main()

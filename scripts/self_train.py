@@ -1,0 +1,150 @@
+"""Stage 4, one iteration: the model learns its own sharpened predictions of all documents."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from common import files
+from common.device import open_device, settle
+from common.stage import Stage, run_stage
+from common.taxoclass_settings import SelfTrain
+from taxoclass import bundle, documents, products
+from taxoclass.decoding import decode
+from taxoclass.metrics_log import MetricsLog
+from taxoclass.prediction import opinion
+from taxoclass.self_training import SelfTraining, Silver, self_train_iteration
+from taxoclass.targets import core_targets
+from taxoclass.training import LOGITS, Machine
+
+
+def main() -> None:
+    run_stage(
+        "self_train",
+        SelfTrain,
+        inputs={
+            "taxonomy": "JSON of check_corpus",
+            "corpus": "Parquet of check_corpus",
+            "cores": "npz of core_classes",
+            "model": "the model bundle to start from",
+            "details": "JSON that was written with it",
+            "labels": "npz that was written with it",
+            "cache": "folder for vectors that outlive the run",
+            "metrics": "JSON lines of every step and epoch, and the folder of other loggers",
+        },
+        outputs={
+            "out-model": "the model bundle",
+            "out-labels": "npz: the labels that it gives to all documents",
+            "out-details": "JSON: loss, confidence, changed predictions, agreement with held-out core classes",
+        },
+        values={"iteration": "number of the iteration, from 1"},
+        work=work,
+    )
+
+
+def work(stage: Stage) -> None:
+    before = files.read_json(stage.paths.details)
+    if before.get("passes_through"):
+        pass_through(stage, before)
+    else:
+        iterate(stage, before)
+
+
+def pass_through(stage: Stage, before: dict[str, Any]) -> None:
+    """Hand the model on: an earlier iteration found that going on is of no use."""
+    files.link(stage.paths.model, stage.paths.out_model)
+    files.link(stage.paths.labels, stage.paths.out_labels)
+    last = before.get("passed_from", before["iteration"])
+    files.write_json(
+        stage.paths.out_details,
+        {
+            "parameters": stage.parameters,
+            "made_from": files.digest(stage.paths.details),
+            "weights_digest": before["weights_digest"],
+            "iteration": int(stage.paths.iteration),
+            "kept": "start",
+            "why": f"iteration {last} was the last to train",
+            "passes_through": True,
+            "passed_from": last,
+            "level_weights": before["level_weights"],
+        },
+    )
+    stage.log(f"iteration {stage.paths.iteration}", f"the model of iteration {last} is passed on")
+
+
+def iterate(stage: Stage, before: dict[str, Any]) -> None:
+    paths, settings, number = stage.paths, stage.settings, int(stage.paths.iteration)
+    taxonomy, corpus = products.read_taxonomy(paths.taxonomy), products.read_corpus(paths.corpus)
+    cores = products.read_cores(paths.cores, corpus.doc_ids, taxonomy)
+    device = open_device(stage)
+    start = bundle.load(paths.model, taxonomy)
+    encoder = documents.reopen(start.encoder, device, stage.runtime.local_files_only, warn=stage.warn)
+    with tqdm(total=len(corpus), desc=stage.name, unit="text", disable=None) as bar:
+        texts = documents.prepared(encoder, start.encoder["trainable"], corpus.texts, paths.cache, progress=bar.update)
+    settle(start.encoder["trainable"])
+    log = MetricsLog.open(paths.metrics, stage.runtime.loggers, stage.warn)
+    scratch = stage.scratch(paths.out_model)
+    report = self_train_iteration(
+        start.model,
+        texts,
+        taxonomy,
+        SelfTraining(
+            epochs=settings.self_train_epochs,
+            encoder_lr=settings.self_train_lr,
+            head_lr=settings.self_train_head_lr,
+            temperature=settings.self_train_temperature,
+            threshold=settings.self_train_threshold,
+            target=settings.self_train_target,
+            refresh_every=settings.self_train_refresh,
+            stop_share=settings.self_train_stop,
+            **settings.shared(),
+        ),
+        number,
+        scratch,
+        Silver.held_out(core_targets(taxonomy, cores.indptr, cores.indices), corpus.texts, settings.validation_share),
+        before.get("agreement_floor"),
+        partial(decode, taxonomy=taxonomy, weights=before["level_weights"]),
+        Machine([torch.device(device)], mixed_precision=settings.mixed_precision, warn=stage.warn),
+        log,
+        paths.code,
+    )
+    log.close()
+    weights, labels = before["level_weights"], products.read_label_sets(paths.labels, corpus.doc_ids, taxonomy)
+    if report.kept == "end":
+        labels, found = opinion(files.read_npy(scratch / LOGITS), taxonomy)
+        weights = found.tolist()
+    made = bundle.Bundle(
+        start.model,
+        taxonomy,
+        start.encoder,
+        settings=start.settings | stage.parameters,
+        thresholds={"level_weights": weights},
+    )
+    bundle.save(paths.out_model, made)
+    products.write_label_sets(paths.out_labels, labels, corpus.doc_ids, taxonomy)
+    files.write_json(
+        paths.out_details,
+        {
+            "parameters": stage.parameters,
+            "made_from": files.digest(paths.details),
+            "weights_digest": bundle.weights_digest(start.model.state_dict()),
+            "iteration": number,
+            "level_weights": weights,
+            **asdict(report),
+        },
+    )
+    stage.log(
+        f"iteration {number}",
+        f"loss {report.history[-1]['loss']:.3f}",
+        f"{report.changed:.1%} of the best paths changed",
+        f"{report.confident_after:.0%} confident",
+        f"the {report.kept} is kept" + (f" ({report.why})" if report.why else ""),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""What a run tells while it learns: one JSON object a line, and TensorBoard or Weights & Biases if asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Sink(Protocol):
+    def write(self, record: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonLines:
+    """One JSON object a line, flushed; a line that a kill cut off is ended first."""
+
+    def __init__(self, path: str | Path) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self.handle = open(path, "a+b")  # noqa: SIM115 (closed by close)
+        if self.handle.tell():
+            self.handle.seek(-1, os.SEEK_END)
+            if self.handle.read() != b"\n":
+                self.handle.write(b"\n")
+
+    def write(self, record: dict[str, Any]) -> None:
+        plain = {name: _finite(value) for name, value in record.items()}
+        self.handle.write(json.dumps(plain, allow_nan=False).encode() + b"\n")
+        self.handle.flush()
+
+    def close(self) -> None:
+        self.handle.close()
+
+
+def _finite(value: Any) -> Any:
+    """NaN and Infinity are no JSON: they become the strings that float() reads."""
+    return str(value) if isinstance(value, float) and not np.isfinite(value) else value
+
+
+class TensorBoard:
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer: Any = SummaryWriter(str(folder))
+
+    def write(self, record: dict[str, Any]) -> None:
+        for name, value in record.items():
+            if isinstance(value, float):
+                self.writer.add_scalar(f"{record['event']}/{name}", value, record.get("step", 0))
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class Wandb:
+    """Offline unless the user's own WANDB_MODE says otherwise."""
+
+    def __init__(self, folder: Path) -> None:
+        import wandb
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.run: Any = wandb.init(project="winnow", dir=str(folder), mode=os.environ.get("WANDB_MODE", "offline"))
+
+    def write(self, record: dict[str, Any]) -> None:
+        self.run.log({f"{record['event']}/{name}": value for name, value in record.items() if name != "event"})
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+SINKS: dict[str, Callable[[Path], Sink]] = {"tensorboard": TensorBoard, "wandb": Wandb}
+
+
+class MetricsLog:
+    """Hands records to sinks. One that fails is left out from then on, with a warning; none can stop a run."""
+
+    def __init__(self, sinks: Sequence[Sink] = (), warn: Callable[[str], None] = print) -> None:
+        self.sinks = list(sinks)
+        self.warn = warn
+
+    @classmethod
+    def open(cls, path: str | Path, others: Sequence[str] = (), warn: Callable[[str], None] = print) -> MetricsLog:
+        """JSON lines at ``path``, and beside it folders of the ``others``: tensorboard, wandb."""
+        log = cls(warn=warn)
+        folder = Path(path).parent
+        log._open("metrics file", lambda: JsonLines(path))
+        for name in others:
+            log._open(name, lambda name=name: SINKS[name](folder / name))  # type: ignore[misc]
+        return log
+
+    def _open(self, name: str, make: Callable[[], Sink]) -> None:
+        with self._harmless(name):
+            self.sinks.append(make())
+
+    def __call__(self, event: str, **values: Any) -> None:
+        for sink in list(self.sinks):
+            with self._harmless(type(sink).__name__, sink):
+                sink.write({"event": event, **values})
+
+    def close(self) -> None:
+        for sink in list(self.sinks):
+            with self._harmless(type(sink).__name__, sink):
+                sink.close()
+
+    @contextlib.contextmanager
+    def _harmless(self, name: str, sink: Sink | None = None) -> Iterator[None]:
+        try:
+            yield
+        except (Exception, SystemExit) as error:  # wandb leaves by SystemExit
+            self.warn(f"{name} is left out: {type(error).__name__}: {' '.join(str(error).split())}")
+            self.sinks = [other for other in self.sinks if other is not sink]

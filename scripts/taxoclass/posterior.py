@@ -1,0 +1,117 @@
+"""What the corpus as a whole says about each document: class shares and neighbours.
+
+Scores of single pairs are noisy per document, and a class name attracts documents whether or not the class is common.
+A posterior over the leaves, with shares that are learnt from the corpus, and averaged over the nearest documents,
+repairs much of it without labels. Probabilities of inner classes are those of the leaves below them, so that all levels
+are on one scale.
+
+References
+----------
+Saerens, Latinne & Decaestecker (2002), Adjusting the outputs of a classifier to new a priori probabilities, Neural
+Computation 14(1): class shares by expectation maximisation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.special import softmax
+
+from taxoclass.taxonomy import Taxonomy
+
+BLOCK = 1024
+SHARPNESS = 2.0  # logit of a standard deviation of a document's scores; 1.5 to 4 did about as well (measured)
+ROUNDS = 10  # the change after five is small
+
+
+def leaf_posterior(scores: np.ndarray, taxonomy: Taxonomy, neighbours: np.ndarray | None = None) -> np.ndarray:
+    """Probability of each leaf given the document.
+
+    Parameters
+    ----------
+    scores : (N, C) float32, on any scale; NaN is unscored and gets probability 0.
+    neighbours : (N, k) integer rows, as from ``nearest``; None or k = 0: no averages.
+
+    Returns
+    -------
+    (N, L) float32 over the leaves in their order; rows sum to 1, or to 0 where nothing is scored.
+    """
+    own = scores[:, taxonomy.leaves]
+    posterior = class_posterior(sharpened(own))
+    posterior[np.isnan(own).all(axis=1)] = 0
+    if neighbours is None or not neighbours.size:
+        return posterior
+    n_documents, n_classes = posterior.shape
+    return smoothed(posterior, neighbours, neighbour_weight(n_documents, n_classes, neighbours.shape[1]))
+
+
+def sharpened(scores: np.ndarray) -> np.ndarray:
+    """Scores as logits, in units of their mean standard deviation within a document; unscored ones far below all.
+
+    scores : (N, L) float, NaN where unscored. Returns (N, L) float32, equal where nothing tells classes apart.
+    """
+    scored = ~np.isnan(scores)
+    values = np.where(scored, scores, 0).astype(np.float64)
+    count = np.maximum(scored.sum(axis=1, keepdims=True), 1)
+    centred = np.where(scored, values - values.sum(axis=1, keepdims=True) / count, 0)
+    spread = float(np.sqrt((centred**2).sum(axis=1) / count[:, 0]).mean()) if len(scores) else 0.0
+    logits = centred * (SHARPNESS / spread) if spread > 0 else centred
+    return np.where(scored, logits, -1e4).astype(np.float32)
+
+
+def class_posterior(logits: np.ndarray) -> np.ndarray:
+    """Posterior with class shares learnt from the corpus, posterior ~ exp(logit) x share.
+
+    The share of a class is half the mean posterior and half an equal share, which keeps a class from dying out and from
+    taking all; shares and posterior are computed in turns.
+
+    logits : (N, L) float32. Returns (N, L) float32, rows sum to 1.
+    """
+    posterior = softmax(logits, axis=1)
+    for _ in range(ROUNDS if len(logits) else 0):
+        share = (posterior.mean(axis=0, dtype=np.float64) + 1 / logits.shape[1]) / 2
+        posterior = softmax(logits + np.log(share).astype(np.float32), axis=1)
+    return posterior
+
+
+# --- neighbours
+
+
+def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
+    """(N, min(k, N - 1)) int32: the documents of the largest cosine with each one, itself left out, best first.
+
+    vectors : (N, d) float32, rows of length 1. All pairs are compared, a block of documents at a time.
+    """
+    n = len(vectors)
+    k = min(k, max(n - 1, 0))
+    found = np.empty((n, k), np.int32)
+    for start in range(0, n if k else 0, BLOCK):
+        cosine = vectors[start : start + BLOCK] @ vectors.T
+        here = np.arange(len(cosine))
+        cosine[here, start + here] = -np.inf
+        some = np.argpartition(cosine, n - k, axis=1)[:, n - k :]
+        order = np.argsort(-np.take_along_axis(cosine, some, axis=1), axis=1, kind="stable")
+        found[start : start + BLOCK] = np.take_along_axis(some, order, axis=1)
+    return found
+
+
+def neighbour_weight(n_documents: int, n_classes: int, k: int) -> float:
+    """Weight of the neighbours' mean, .7 n / (n + k), with n the mean number of documents of a class.
+
+    Where a class has fewer documents than a neighbourhood, neighbours are mostly of other classes: with 7.6 documents a
+    class, averages over ten cost .01 Example-F1 at a weight of .5; with 124 and 942 they gave .01 and .04 (measured).
+    """
+    n = n_documents / max(n_classes, 1)
+    return 0.7 * n / (n + k)
+
+
+def smoothed(posterior: np.ndarray, neighbours: np.ndarray, weight: float) -> np.ndarray:
+    """(1 - weight) x posterior + weight x mean posterior of the neighbours; rows still sum to 1.
+
+    Probabilities are averaged, not logits: a document between classes stays between them.
+
+    posterior : (N, L) float32. neighbours : (N, k) integer rows. weight : 0 to 1.
+    """
+    n, k = neighbours.shape
+    content = np.full(n * k, weight / k, posterior.dtype), neighbours.ravel(), np.arange(0, n * k + 1, k)
+    return (1 - weight) * posterior + csr_array(content, shape=(n, n)) @ posterior

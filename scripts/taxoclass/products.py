@@ -1,0 +1,235 @@
+"""The files between the stages: each is read back with a check that it speaks of the same documents and classes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from common import files
+from common.errors import UserError
+from taxoclass.corpus import Corpus
+from taxoclass.decoding import Labels
+from taxoclass.mining import Cores, Sparse
+from taxoclass.taxonomy import Taxonomy
+
+TRAIN, TEST = "train", "test"
+AGAIN = "run the stage that makes it again"
+
+
+# ---- taxonomy and corpus
+
+
+def write_taxonomy(path: str, taxonomy: Taxonomy) -> None:
+    files.write_json(path, taxonomy.asdict() | {"fingerprint": taxonomy.fingerprint})
+
+
+def read_taxonomy(path: str) -> Taxonomy:
+    content = files.read_json(path)
+    try:
+        return Taxonomy.fromdict(content)
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: is not a taxonomy of check_corpus; {AGAIN}") from None
+
+
+def write_corpus(path: str, corpus: Corpus) -> None:
+    """Columns doc_id, text and split."""
+    table = pa.table({"doc_id": list(corpus.doc_ids), "text": list(corpus.texts), "split": list(corpus.split or ())})
+    with files.atomic(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_corpus(path: str, split: str | None = None) -> Corpus:
+    """The documents of ``write_corpus``, all or those of one split.
+
+    Raises
+    ------
+    UserError : not such a file.
+    """
+    try:
+        table = pq.read_table(path, columns=["doc_id", "text", "split"])
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be read ({reason}); delete it and run the same command again") from None
+    if split is not None:
+        table = table.filter(pa.compute.equal(table["split"], split))
+    return Corpus(*(tuple(table[name].to_pylist()) for name in ("doc_id", "text", "split")))
+
+
+def array_digest(array: np.ndarray) -> str:
+    """Digest of an array's bytes, for the small file that stands for a large one."""
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16]
+
+
+# ---- similarity
+
+
+class SimilarityFile(NamedTuple):
+    """What ``similarity`` found.
+
+    similarity : (N, C) float32, NaN where unscored.
+    neighbours : (N, k) int32, nearest documents; k = 0 where they were not looked for.
+    meta : backend, model, templates, scale ("cosine" or "logit").
+    """
+
+    similarity: np.ndarray
+    neighbours: np.ndarray
+    meta: dict[str, Any]
+
+
+def write_similarity(
+    path: str,
+    similarity: np.ndarray,
+    neighbours: np.ndarray,
+    corpus: Corpus,
+    taxonomy: Taxonomy,
+    meta: dict[str, Any],
+) -> None:
+    split = np.array(corpus.split)
+    files.write_npz(
+        path,
+        similarity_matrix=similarity,
+        neighbours=neighbours,
+        doc_ids=np.array(corpus.doc_ids),
+        class_ids=np.array(taxonomy.ids),
+        train_size=np.int64((split == TRAIN).sum()),
+        test_size=np.int64((split == TEST).sum()),
+        meta=np.array(json.dumps(meta, sort_keys=True)),
+    )
+
+
+def read_similarity(path: str, corpus_ids: Sequence[str], taxonomy: Taxonomy) -> SimilarityFile:
+    """The matrix of these documents and classes.
+
+    Raises
+    ------
+    UserError : damaged, or of other documents or classes.
+    """
+    stored = _checked(path, corpus_ids, taxonomy, "similarity_matrix", "neighbours", "meta")
+    return SimilarityFile(stored["similarity_matrix"], stored["neighbours"], json.loads(str(stored["meta"])))
+
+
+def _checked(path: str, doc_ids: Sequence[str], taxonomy: Taxonomy, *wanted: str) -> dict[str, np.ndarray]:
+    stored = files.read_npz(path)
+    missing = [name for name in ("doc_ids", "class_ids", *wanted) if name not in stored]
+    if missing:
+        raise UserError(f"{path}: has no array {missing[0]}; {AGAIN}")
+    for name, what, expected in (("doc_ids", "documents", doc_ids), ("class_ids", "classes", taxonomy.ids)):
+        if not np.array_equal(stored[name], np.array(expected)):
+            raise UserError(f"{path}: was made from other {what} than those of this run; {AGAIN}")
+    return stored
+
+
+# ---- core classes
+
+
+def write_cores(
+    path: str, candidates: Sparse, cores: Cores, corpus_ids: Sequence[str], taxonomy: Taxonomy, meta: dict[str, Any]
+) -> None:
+    files.write_npz(
+        path,
+        candidate_indptr=candidates.indptr,
+        candidate_indices=candidates.indices,
+        candidate_path_score=candidates.values,
+        core_indptr=cores.indptr,
+        core_indices=cores.indices,
+        core_confidence=cores.confidence,
+        thresholds=cores.thresholds,
+        doc_ids=np.array(corpus_ids),
+        class_ids=np.array(taxonomy.ids),
+        meta=np.array(json.dumps(meta, sort_keys=True)),
+    )
+
+
+def read_cores(path: str, corpus_ids: Sequence[str], taxonomy: Taxonomy) -> Cores:
+    """As ``read_similarity``."""
+    names = ("core_indptr", "core_indices", "core_confidence", "thresholds")
+    stored = _checked(path, corpus_ids, taxonomy, *names)
+    return Cores(*(stored[name] for name in names))
+
+
+# ---- labels
+
+
+def write_label_sets(path: str, labels: Labels, corpus_ids: Sequence[str], taxonomy: Taxonomy) -> None:
+    files.write_npz(
+        path,
+        indptr=labels.indptr,
+        indices=labels.indices,
+        doc_ids=np.array(corpus_ids),
+        class_ids=np.array(taxonomy.ids),
+    )
+
+
+def read_label_sets(path: str, corpus_ids: Sequence[str], taxonomy: Taxonomy) -> Labels:
+    """As ``read_similarity``."""
+    stored = _checked(path, corpus_ids, taxonomy, "indptr", "indices")
+    return Labels(stored["indptr"], stored["indices"])
+
+
+def label_records(
+    doc_ids: Sequence[str],
+    taxonomy: Taxonomy,
+    labels: Labels,
+    chains: Iterable[tuple[int, ...]],
+    chain_score: np.ndarray,
+    scores: np.ndarray,
+) -> Iterable[dict[str, Any]]:
+    """A record a document: its labels, best label first, with names and probabilities, and the path behind them.
+
+    chains : of each document the classes of its best path, () for none. chain_score : (N,), its mean probability.
+    scores : (N, C) float32, probabilities; may be a memory map.
+    """
+    for row, (doc_id, chain) in enumerate(zip(doc_ids, chains, strict=True)):
+        found = labels.indices[labels.indptr[row] : labels.indptr[row + 1]]
+        ranked = found[np.argsort(-scores[row, found], kind="stable")].tolist()
+        yield {
+            "doc_id": doc_id,
+            "labels": [taxonomy.ids[each] for each in ranked],
+            "names": [taxonomy.names[each][0] for each in ranked],
+            "scores": [round(float(scores[row, each]), 6) for each in ranked],
+            "path": [taxonomy.ids[each] for each in chain],
+            "path_score": round(float(chain_score[row]), 6) if chain else None,
+        }
+
+
+def read_label_records(path: str, doc_ids: Sequence[str], taxonomy: Taxonomy) -> Labels:
+    """The label sets of a labels.jsonl of these documents.
+
+    Raises
+    ------
+    UserError : it is of other documents or classes.
+    """
+    try:
+        records = [json.loads(line) for line in files.read_lines(path)]
+        if [record["doc_id"] for record in records] != list(doc_ids):
+            raise ValueError
+        return Labels.of([taxonomy.row[each] for each in record["labels"]] for record in records)
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: has not the labels of these documents and classes; {AGAIN}") from None
+
+
+def submission(doc_ids: Sequence[str], taxonomy: Taxonomy, labels: Labels) -> list[str]:
+    """Lines of submission.csv: id and, in quotes, its class ids in ascending order (as numbers, if all are)."""
+    numbers = all(each.isascii() and each.isdecimal() for each in taxonomy.ids)
+    rank = sorted(range(len(taxonomy)), key=lambda row: (int(taxonomy.ids[row]) if numbers else 0, taxonomy.ids[row]))
+    place = np.argsort(rank)
+    lines = ["id,labels"]
+    for row, doc_id in enumerate(doc_ids):
+        found = labels.indices[labels.indptr[row] : labels.indptr[row + 1]].tolist()
+        ids = ",".join(taxonomy.ids[each] for each in sorted(found, key=place.__getitem__))
+        lines.append(f"{_csv(doc_id)},{_quoted(ids)}")
+    return lines
+
+
+def _csv(text: str) -> str:
+    return _quoted(text) if set(text) & set(',"') else text
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'

@@ -1,0 +1,503 @@
+"""Entailment and cosine scores: those of the library, however they are asked for, cut, kept and resumed."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_encoders import ARCHITECTURES, Crowded, bert_tokenizer, roberta_tokenizer, save_model, sentences
+
+from common.errors import UserError
+from taxoclass import scoring
+from taxoclass.encoders import Encoder, Tally, learn_frame
+from taxoclass.scoring import (
+    NliScorer,
+    PairScorer,
+    combine,
+    contradiction_index,
+    dense,
+    embedding_scores,
+    entailment_index,
+    label_texts,
+    path_candidates,
+)
+from taxoclass.taxonomy import Taxonomy
+
+ORDERS = (
+    ("CONTRADICTION", "NEUTRAL", "ENTAILMENT"),  # roberta-large-mnli
+    ("entailment", "neutral", "contradiction"),  # most of the sentence-transformers'
+    ("Neutral", "Entailment", "Contradiction"),
+)
+CLASSES = (("this text is about a cat",), ("this text is about law", "tax court"), ("dog",), ("old stone river",))
+
+
+@pytest.fixture(scope="module", params=[(each, order) for each in ARCHITECTURES for order in ORDERS], ids=str)
+def folder(request, tmp_path_factory) -> Path:
+    architecture, order = request.param
+    return save_model(tmp_path_factory.mktemp(architecture), architecture, order)
+
+
+@pytest.fixture(scope="module")
+def one_folder(tmp_path_factory) -> Path:
+    return save_model(tmp_path_factory.mktemp("nli"), "roberta", ORDERS[0])
+
+
+@pytest.fixture
+def scorer(one_folder) -> NliScorer:
+    return NliScorer.load(str(one_folder), max_length=40)
+
+
+def refusal(name: Path, **options: Any) -> str:
+    with pytest.raises(UserError) as error:
+        NliScorer.load(str(name), max_length=40, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def taxonomy(parents: list[list[int]], names: list[tuple[str, ...]] | None = None) -> Taxonomy:
+    edges = [(parent, row) for row, above in enumerate(parents) for parent in above]
+    return Taxonomy(
+        ids=tuple(f"c{row}" for row in range(len(parents))),
+        names=tuple(names or [(f"name {row}",) for row in range(len(parents))]),
+        edges=np.array(edges, dtype=np.int64).reshape(-1, 2),
+    )
+
+
+@st.composite
+def dags(draw) -> Taxonomy:
+    n = draw(st.integers(1, 9))
+    return taxonomy([sorted(draw(st.sets(st.integers(0, row - 1), max_size=2))) if row else [] for row in range(n)])
+
+
+# ---- labels of the model
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_labels_are_found_in_any_order_and_case(order):
+    labels = dict(enumerate(order))
+    entailment = entailment_index(labels)
+    assert order[entailment].lower() == "entailment"
+    assert order[contradiction_index(labels, entailment)].lower() == "contradiction"
+
+
+def test_two_labels_are_each_others_contradiction():
+    labels = {0: "not_entailment", 1: "entailment"}
+    assert (entailment_index(labels), contradiction_index(labels, 1)) == (1, 0)
+
+
+@pytest.mark.parametrize("labels", [("LABEL_0", "LABEL_1", "LABEL_2"), ("negative", "not_entailment"), ORDERS[0] * 2])
+def test_a_model_without_one_entailment_label_is_refused(one_folder, tmp_path, labels):
+    named = {at: label for at, label in enumerate(labels)}
+    with pytest.raises(UserError, match="starts with entail"):
+        entailment_index(named)
+    config = json.loads((one_folder / "config.json").read_text())
+    for path in one_folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    unnamed = {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"id2label": unnamed}))
+    assert "none of the model's labels (LABEL_0, LABEL_1, LABEL_2) starts with entail" in refusal(tmp_path)
+
+
+def test_a_score_against_contradiction_needs_one():
+    with pytest.raises(UserError, match="three_way"):
+        contradiction_index({0: "entailment", 1: "neutral", 2: "other"}, 0)
+
+
+def test_a_sentence_encoder_is_no_nli_model(tmp_path):
+    assert "lacks" in refusal(save_model(tmp_path, "bert"))
+
+
+# ---- the spliced ids
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.sampled_from(
+    ["the cat sings", " leading", "two  spaces ", "[SEP] </s> <s>", "naïve 雪 🙂", "the the the the", "x" * 50, ""]
+)
+
+
+@pytest.mark.parametrize("tokenizer", [bert_tokenizer(), roberta_tokenizer()], ids=ARCHITECTURES)
+@given(premise=TEXTS, hypothesis=TEXTS.filter(bool), spare=st.integers(1, 40))
+def test_spliced_ids_are_those_of_the_library(tokenizer, premise, hypothesis, spare):
+    frame = learn_frame(tokenizer, pair=True)
+    first, second = (np.array(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (premise, hypothesis))
+    max_length = frame.cost + len(second) + spare
+    expected = tokenizer(
+        premise, hypothesis, truncation="only_first", max_length=max_length, return_token_type_ids=True
+    )
+    ids, types, lengths = frame.join([first[:spare]], [second])
+    assert ids.tolist() == expected["input_ids"]
+    assert types.tolist() == expected["token_type_ids"]
+    assert lengths.tolist() == [len(ids)]
+
+
+def test_the_models_inputs_are_those_of_the_library(folder):
+    scorer = NliScorer.load(str(folder), max_length=36)
+    pairs = PairScorer(scorer, ["the cat " * 20, "a dog", ""], CLASSES)
+    seen: list[dict[str, torch.Tensor]] = []
+    forward = scorer.loaded.forward
+    scorer.loaded.forward = lambda inputs: seen.append(inputs) or forward(inputs)
+    pairs.score_all()
+    rows = {tuple(ids[mask == 1].tolist()) for each in seen for ids, mask in zip(*_two(each), strict=True)}
+    expected = scorer.loaded.tokenizer(
+        [document for document in pairs.documents for _ in range(5)],
+        [text for texts in CLASSES for text in texts] * 3,
+        truncation="only_first",
+        max_length=36,
+    )
+    assert rows == {tuple(ids) for ids in expected["input_ids"]}
+    assert all(("token_type_ids" in each) == ("token_type_ids" in expected) for each in seen)
+
+
+def _two(inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    return inputs["input_ids"], inputs["attention_mask"]
+
+
+# ---- the scores
+
+
+def directly(scorer: NliScorer, documents: list[str], texts: list[str]) -> np.ndarray:
+    """(N, T) probabilities, each pair alone, as zero-shot classification with the library does it."""
+    found = np.empty((len(documents), len(texts)))
+    labels = [label.lower() for label in scorer.loaded.model.config.id2label.values()]
+    kept = [labels.index("entailment"), labels.index("contradiction")]
+    for row, document in enumerate(documents):
+        for column, text in enumerate(texts):
+            inputs = scorer.loaded.tokenizer(
+                document,
+                text,
+                truncation="only_first",
+                max_length=scorer.loaded.max_length,
+                return_tensors="pt",
+            )
+            with torch.inference_mode():
+                logits = scorer.loaded.model(**inputs).logits[0]
+            if scorer.score == "entail_vs_contra":
+                found[row, column] = logits[kept].softmax(dim=0)[0]
+            else:
+                found[row, column] = logits.softmax(dim=0)[kept[0]]
+    return found
+
+
+@pytest.mark.parametrize("score", ["three_way", "entail_vs_contra"])
+def test_scores_are_the_logits_of_the_librarys_probabilities(folder, score):
+    scorer = NliScorer.load(str(folder), max_length=32, score=score)
+    documents = [*sentences(10), ""]
+    texts = [texts[0] for texts in CLASSES]
+    expected = directly(scorer, documents, texts)
+    found = PairScorer(scorer, documents, [(text,) for text in texts], batch_tokens=200).score_all()
+    assert found.dtype == np.float32
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(1 / (1 + np.exp(-found.astype(np.float64))), expected, atol=1e-5)
+    np.testing.assert_allclose(found, np.log(expected / (1 - expected)), atol=1e-4)
+
+
+def test_a_certain_logit_is_finite(scorer):
+    raw = torch.tensor([[0.0, 0.0, 500.0], [500.0, 0.0, -500.0]])
+    found = scorer._logit(raw).numpy()  # softmax would be 1 and 0 in float32
+    np.testing.assert_allclose(found, [500 - np.log(2), -1000])
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 100, 100_000])
+def test_neither_batches_nor_neighbours_nor_order_change_a_score(scorer, batch_tokens):
+    documents = sentences(20)
+    expected = PairScorer(scorer, documents, CLASSES).score_all()
+    order = np.random.default_rng(1).permutation(20)
+    shuffled = PairScorer(scorer, [documents[row] for row in order], CLASSES[::-1], batch_tokens=batch_tokens)
+    np.testing.assert_allclose(shuffled.score_all()[:, ::-1], expected[order], atol=1e-5)
+
+
+def test_pairs_are_answered_in_the_order_of_the_question(scorer):
+    documents = sentences(12)
+    expected = PairScorer(scorer, documents, CLASSES).score_all()
+    pairs = PairScorer(scorer, documents, CLASSES)
+    generator = np.random.default_rng(0)
+    for _ in range(3):  # waves, that overlap
+        doc_rows, class_rows = generator.integers(0, 12, size=15), generator.integers(0, 4, size=15)
+        found = pairs.score_pairs(doc_rows, class_rows)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected[doc_rows, class_rows], atol=1e-5)
+    nothing = np.zeros(0, dtype=np.int64)
+    assert pairs.score_pairs(nothing, nothing).shape == (0,)
+
+
+def test_no_pair_of_texts_is_run_twice(scorer):
+    documents = ["a cat", "the law", "a cat"]
+    pairs = PairScorer(scorer, documents, [("about a cat",), ("about law",), ("about a cat", "dog")])
+    pairs.score_pairs(np.array([0, 0, 2]), np.array([0, 0, 0]))
+    assert pairs.tally.sequences == 1
+    scores = pairs.score_all()
+    assert pairs.tally.sequences == 2 * 3
+    assert np.array_equal(scores[0], scores[2])
+    pairs.score_all()
+    assert pairs.tally.sequences == 2 * 3
+
+
+def test_progress_adds_up_to_the_pairs_of_distinct_texts(scorer, tmp_path):
+    for _ in range(2):  # the second from the cache
+        done: list[int] = []
+        pairs = PairScorer(scorer, [*sentences(9), "a cat", "a cat"], CLASSES, 100, progress=done.append)
+        pairs.cache_folder = tmp_path
+        pairs.score_all()
+        assert sum(done) == 10 * 5
+
+
+def test_every_class_needs_a_text(scorer):
+    for empty in ((), ("",)):
+        with pytest.raises(UserError, match="class in row 1"):
+            PairScorer(scorer, ["a cat"], [("a cat",), empty])
+
+
+def test_only_the_document_is_cut_and_that_is_counted(scorer):
+    room = scorer.loaded.room
+    long = "x" * (room - 5)  # a token a letter
+    documents = ["z" * 5, "z" * 6, "z" * 100, "z" * 6]
+    pairs = PairScorer(scorer, documents, [(long,), ("x",)])
+    seen: list[int] = []
+    logits = scorer.logits
+    scorer.logits = lambda first, second: (
+        seen.extend(len(a) + len(b) for a, b in zip(first, second, strict=True)) or logits(first, second)
+    )
+    pairs.score_all()
+    assert max(seen) == room
+    assert pairs.truncated == 3
+    with pytest.raises(UserError, match="leave no room for a document"):
+        PairScorer(scorer, documents, [("x" * room,)]).score_all()
+
+
+def test_scores_that_are_not_numbers_are_refused(scorer):
+    next(scorer.loaded.model.parameters()).data.fill_(float("nan"))
+    with pytest.raises(UserError, match="not finite"):
+        PairScorer(scorer, ["a cat"], CLASSES).score_all()
+
+
+def test_out_of_memory_halves_the_budget_and_changes_no_score(scorer):
+    documents = sentences(20)
+    expected = PairScorer(scorer, documents, CLASSES).score_all()
+    scorer.loaded.warn = lambda _: None
+    scorer.loaded.model = Crowded(scorer.loaded.model, limit=4)
+    pairs = PairScorer(scorer, documents, CLASSES)
+    np.testing.assert_allclose(pairs.score_all(), expected, atol=1e-5)
+    assert pairs.tally.halvings > 0
+    assert pairs.tally.padding_share <= 0.05
+
+
+def test_scores_can_go_into_a_memory_map(scorer, tmp_path):
+    pairs = PairScorer(scorer, sentences(5), CLASSES)
+    out = np.lib.format.open_memmap(tmp_path / "scores.npy", mode="w+", dtype=np.float32, shape=pairs.shape)
+    assert pairs.score_all(out) is out
+    assert np.array_equal(out, pairs.score_all())
+
+
+# ---- several names
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5), st.sampled_from(["best", "mean"]))
+def test_a_class_has_the_best_or_the_mean_score_of_its_names(counts, names):
+    scores = np.random.default_rng(sum(counts)).normal(size=(3, sum(counts))).astype(np.float32)
+    starts = np.cumsum([0, *counts])
+    found = combine(scores, starts[:-1], names)
+    assert found.dtype == np.float32
+    for column, (start, stop) in enumerate(pairwise(starts)):
+        part = scores[:, start:stop]
+        np.testing.assert_allclose(found[:, column], part.max(1) if names == "best" else part.mean(1), atol=1e-6)
+
+
+@pytest.mark.parametrize("names", ["best", "mean"])
+def test_pairs_and_the_whole_matrix_agree_on_several_names(scorer, names):
+    documents = sentences(6)
+    pairs = PairScorer(scorer, documents, CLASSES, names)
+    alone = PairScorer(scorer, documents, [(text,) for texts in CLASSES for text in texts]).score_all()
+    expected = alone[:, [0, 1, 3, 4]]
+    expected[:, 1] = alone[:, 1:3].max(1) if names == "best" else alone[:, 1:3].mean(1)
+    rows, columns = (each.ravel() for each in np.indices(pairs.shape))
+    np.testing.assert_allclose(pairs.score_pairs(rows, columns).reshape(pairs.shape), expected, atol=1e-5)
+    np.testing.assert_allclose(pairs.score_all(), expected, atol=1e-5)
+
+
+def test_label_texts_fill_in_every_name_below_the_main_names_of_its_ancestors():
+    tree = taxonomy([[], [0], [1]], [("animals", "fauna"), ("dogs",), ("puppies", "whelps {x}", "puppies")])
+    assert label_texts(tree, "{class_name}") == (("animals", "fauna"), ("dogs",), ("puppies", "whelps {x}"))
+    assert label_texts(tree, "about {path}.")[2] == (
+        "about animals > dogs > puppies.",
+        "about animals > dogs > whelps {x}.",
+    )
+    for template in ("{class_name}", "{path}", "{path}: {description}"):
+        assert [texts[0] for texts in label_texts(tree, template)] == [tree.text(row, template) for row in range(3)]
+
+
+@pytest.mark.parametrize("template", ["about it", "{name}", "{class_name} {}", "{class_name", "{class_name.x}"])
+def test_a_template_that_cannot_tell_classes_apart_is_refused(template):
+    with pytest.raises(UserError, match="template"):
+        label_texts(taxonomy([[]]), template)
+
+
+# ---- the cache
+
+
+@pytest.fixture
+def small_parts(monkeypatch) -> None:
+    monkeypatch.setattr(scoring, "PART", {"cpu": 20})
+
+
+def scored(scorer: NliScorer, documents: list[str], classes: Any, folder: Path, **options: Any) -> tuple[Any, int]:
+    """Scores of all pairs, and how many pairs of texts were run for them."""
+    scorer.loaded.tally = Tally()
+    pairs = PairScorer(scorer, documents, classes, cache_folder=folder, **options)
+    return pairs.score_all(), pairs.tally.sequences
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_new_class_or_document_costs_only_its_own_pairs(scorer, tmp_path):
+    documents = sentences(15)
+    plain = PairScorer(scorer, documents, CLASSES).score_all()
+    first, ran = scored(scorer, documents, CLASSES, tmp_path)
+    assert ran == 15 * 5
+    assert np.array_equal(first, plain)
+    again, ran = scored(scorer, documents[::-1], CLASSES[::-1], tmp_path)
+    assert ran == 0
+    assert np.array_equal(again[::-1, ::-1], first)
+    wider, ran = scored(scorer, documents, [("a new one",), *CLASSES], tmp_path)
+    assert ran == 15
+    assert np.array_equal(wider[:, 1:], first)
+    longer, ran = scored(scorer, ["a new document", *documents], CLASSES, tmp_path)
+    assert ran == 5
+    assert np.array_equal(longer[1:], first)
+
+
+def test_another_score_or_length_does_not_read_the_cache(one_folder, scorer, tmp_path):
+    documents = sentences(5)
+    scored(scorer, documents, CLASSES, tmp_path)
+    for options in ({"max_length": 39}, {"max_length": 40, "score": "entail_vs_contra"}):
+        other = NliScorer.load(str(one_folder), **options)
+        assert scored(other, documents, CLASSES, tmp_path)[1] == 5 * 5
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_killed_run_goes_on_where_it_was_with_the_same_bytes(scorer, tmp_path):
+    documents = sentences(30)
+    left = [70]
+
+    def kill(done: int) -> None:
+        left[0] -= done
+        if left[0] < 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scored(scorer, documents, CLASSES, tmp_path / "killed", batch_tokens=100, progress=kill)
+    kept = len(list((tmp_path / "killed").rglob("*.npz")))
+    assert kept == 3
+    found, ran = scored(scorer, documents, CLASSES, tmp_path / "killed", batch_tokens=100)
+    assert ran == 30 * 5 - kept * 20
+    whole, _ = scored(scorer, documents, CLASSES, tmp_path / "whole", batch_tokens=100)
+    assert found.tobytes() == whole.tobytes()
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_waves_are_kept_too(scorer, tmp_path):
+    documents = sentences(20)
+    rows, columns = (each.ravel() for each in np.indices((20, 4)))
+    chosen = np.random.default_rng(0).random(80) < 0.4
+    pairs = PairScorer(scorer, documents, CLASSES, cache_folder=tmp_path)
+    first = pairs.score_pairs(rows[chosen], columns[chosen])
+    again = PairScorer(scorer, documents, CLASSES, cache_folder=tmp_path)
+    before = again.tally.sequences
+    assert np.array_equal(again.score_pairs(rows[chosen], columns[chosen]), first)
+    assert again.tally.sequences == before
+    assert np.isnan(again.known).any()
+
+
+# ---- candidates
+
+
+def test_pairs_that_were_not_scored_are_nan():
+    matrix = dense((2, 3), np.array([0, 1]), np.array([2, 0]), np.array([0.0, -4.0], dtype=np.float32))
+    assert matrix.dtype == np.float32
+    np.testing.assert_array_equal(matrix, [[np.nan, np.nan, 0.0], [-4.0, np.nan, np.nan]])
+
+
+@given(dags(), st.integers(1, 12), st.integers(0, 2**32 - 1), st.booleans())
+def test_path_candidates_are_the_classes_of_the_k_best_chains(tree, k, seed, ties):
+    similarity = np.random.default_rng(seed).random((5, len(tree)), dtype=np.float32)
+    if ties:
+        similarity = np.round(similarity * 2) / 2
+    expected = []
+    for row in range(5):
+        means = {chain: sum(map(float, similarity[row, list(chain)])) / len(chain) for chain in tree.chains}
+        best = sorted(means.values(), reverse=True)[:k][-1]
+        classes = {each for chain, mean in means.items() if mean >= best - 1e-12 for each in chain}
+        expected += [(row, each) for each in sorted(classes)]
+    found = path_candidates(tree, similarity, k)
+    assert list(zip(*(each.tolist() for each in found), strict=True)) == expected
+    assert {each.dtype for each in found} == {np.dtype(np.int64)}
+
+
+def test_the_prefilter_works_block_by_block(monkeypatch):
+    tree = taxonomy([[], [0], [0], [], [3], [1, 4]])
+    similarity = np.random.default_rng(0).random((10, 6), dtype=np.float32)
+    whole = path_candidates(tree, similarity, 2)
+    monkeypatch.setattr(scoring, "BLOCK", 3)
+    for found, expected in zip(path_candidates(tree, similarity, 2), whole, strict=True):
+        assert np.array_equal(found, expected)
+    similarity[4, 2] = np.nan
+    with pytest.raises(ValueError, match="every pair"):
+        path_candidates(tree, similarity, 2)
+
+
+def test_paths_score_the_prefiltered_classes_and_leave_the_rest_nan(scorer):
+    tree = taxonomy([[], [0], [], [2]])
+    documents = sentences(8)
+    similarity = np.random.default_rng(0).random((8, 4), dtype=np.float32)
+    pairs = PairScorer(scorer, documents, CLASSES)
+    found = pairs.score_paths(tree, similarity, 1)
+    rows, columns = path_candidates(tree, similarity, 1)
+    scored_pairs = np.zeros((8, 4), dtype=bool)
+    scored_pairs[rows, columns] = True
+    assert np.array_equal(np.isnan(found), ~scored_pairs)
+    assert not scored_pairs.all()
+    assert np.array_equal(found[rows, columns], pairs.score_all()[rows, columns])
+
+
+# ---- the cost
+
+
+def test_the_cost_of_all_pairs_is_what_is_run(scorer):
+    pairs = PairScorer(scorer, [*sentences(10, longest=60), "a cat", "a cat"], CLASSES, batch_tokens=128)
+    cost = pairs.cost()
+    scorer.loaded.tally = Tally()
+    pairs.score_all()
+    assert cost.count == pairs.tally.sequences == 11 * 5
+    assert cost.tokens == pytest.approx(pairs.tally.tokens)
+    assert cost.flops > 0
+    assert cost.seconds > 0
+    assert "55 pairs x" in str(cost)
+    assert pairs.cost(measure=False).count == 0  # nothing is left
+
+
+def test_the_cost_of_some_pairs_is_their_share(scorer):
+    pairs = PairScorer(scorer, sentences(10), CLASSES)
+    some, every = pairs.cost(5, measure=False), pairs.cost(measure=False)
+    assert some.flops == pytest.approx(every.flops / 10)
+    assert np.isnan(some.seconds)
+
+
+# ---- backend: embedding
+
+
+@pytest.mark.parametrize("names", ["best", "mean"])
+def test_embedding_scores_are_cosines(tmp_path, names, monkeypatch):
+    monkeypatch.setattr(scoring, "BLOCK", 4)
+    encoder = Encoder.load(str(save_model(tmp_path, "bert")), max_length=32)
+    documents = encoder.encode(sentences(9))
+    found = embedding_scores(encoder, documents, CLASSES, names)
+    assert found.shape == (9, 4)
+    assert found.dtype == np.float32
+    for column, texts in enumerate(CLASSES):
+        cosines = documents.astype(np.float64) @ encoder.encode(texts).astype(np.float64).T
+        np.testing.assert_allclose(found[:, column], cosines.max(1) if names == "best" else cosines.mean(1), atol=1e-6)
