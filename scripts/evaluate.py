@@ -45,7 +45,9 @@ def work(stage: Stage) -> None:
             f"{paths.predictions}: is {scores.shape}, not {(len(doc_ids), len(taxonomy))}; run predict again"
         )
     gold = read_labels(paths.gold, taxonomy)
-    for warning in gold_warnings(paths.gold, gold, doc_ids):
+    labelled, known = set(doc_ids), set(corpus.doc_ids)
+    expected = {doc_id: classes for doc_id, classes in gold.items() if doc_id in labelled or doc_id not in known}
+    for warning in gold_warnings(paths.gold, expected, doc_ids):
         stage.warn(warning)
     truth = Labels.of([gold.get(each, ()) for each in doc_ids])
     if not truth.sizes.any():
@@ -60,6 +62,9 @@ def work(stage: Stage) -> None:
         resamples=settings.bootstrap_resamples,
     )
     row = {doc_id: number for number, doc_id in enumerate(corpus.doc_ids)}
+    strangers = labelled - known
+    if strangers:
+        raise UserError(f"{paths.ids}: {min(strangers)!r} is not in {paths.corpus}; run predict again")
     evaluated = np.array([row[each] for each in doc_ids])
     curve = [
         example_f1(products.read_label_sets(path, corpus.doc_ids, taxonomy), evaluated, truth, len(taxonomy))

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from common import files
+from common.config import explain
 from common.device import open_device, settle
+from common.errors import UserError
 from common.stage import Stage, run_stage
 from common.taxoclass_settings import Predict
 from taxoclass import bundle, documents, products
@@ -88,8 +91,11 @@ def work(stage: Stage) -> None:
 
 def with_own(given: Predict, model: Bundle) -> Predict:
     """The settings given, and for the others those that the bundle has as its own."""
-    own = model.thresholds.get("decoding", {})
-    return Predict.model_validate(own | given.model_dump(exclude_unset=True))
+    together = model.thresholds.get("decoding", {}) | given.model_dump(exclude_unset=True)
+    try:
+        return Predict.model_validate(together)
+    except ValidationError as error:
+        raise UserError(explain(error, Predict, prefix="--")) from None
 
 
 def report(stage: Stage, settings: Predict, model: Bundle, corpus: Corpus, scores: np.ndarray) -> None:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from common import files
 from common.device import open_device, settle
+from common.errors import UserError
 from common.stage import Stage, run_stage
 from common.taxoclass_settings import SelfTrain
 from taxoclass import bundle, documents, products
@@ -19,7 +20,7 @@ from taxoclass.metrics_log import MetricsLog
 from taxoclass.prediction import opinion
 from taxoclass.self_training import SelfTraining, Silver, self_train_iteration
 from taxoclass.targets import core_targets
-from taxoclass.training import LOGITS, Machine
+from taxoclass.training import LOGITS, STATE, Machine
 
 
 def main() -> None:
@@ -47,7 +48,13 @@ def main() -> None:
 
 
 def work(stage: Stage) -> None:
+    if not stage.paths.iteration.isdecimal() or int(stage.paths.iteration) < 1:
+        raise UserError(f"--iteration {stage.paths.iteration!r} is not a whole number from 1")
     before = files.read_json(stage.paths.details)
+    if not {"weights_digest", "level_weights"} <= set(before):
+        raise UserError(
+            f"{stage.paths.details}: was not written with a model; give train_classifier.json or metrics.json"
+        )
     if before.get("passes_through"):
         pass_through(stage, before)
     else:
@@ -86,8 +93,8 @@ def iterate(stage: Stage, before: dict[str, Any]) -> None:
     with tqdm(total=len(corpus), desc=stage.name, unit="text", disable=None) as bar:
         texts = documents.prepared(encoder, start.encoder["trainable"], corpus.texts, paths.cache, progress=bar.update)
     settle(start.encoder["trainable"])
-    log = MetricsLog.open(paths.metrics, stage.runtime.loggers, stage.warn)
     scratch = stage.scratch(paths.out_model)
+    log = MetricsLog.open(paths.metrics, stage.runtime.loggers, stage.warn, resumed=(scratch / STATE).exists())
     report = self_train_iteration(
         start.model,
         texts,

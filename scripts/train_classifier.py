@@ -18,7 +18,7 @@ from taxoclass.encoders import Encoder
 from taxoclass.metrics_log import MetricsLog
 from taxoclass.prediction import opinion, predict_into
 from taxoclass.targets import core_targets
-from taxoclass.training import Machine, Optimisation, train
+from taxoclass.training import STATE, Machine, Optimisation, train
 
 
 def main() -> None:
@@ -73,7 +73,7 @@ def work(stage: Stage) -> None:
     model = build(taxonomy, names, architecture, settings.random_seed, backbone)
     machine = Machine([torch.device(device)], mixed_precision=settings.mixed_precision, warn=stage.warn)
     scratch = stage.scratch(paths.out_model)
-    log = MetricsLog.open(paths.metrics, stage.runtime.loggers, stage.warn)
+    log = MetricsLog.open(paths.metrics, stage.runtime.loggers, stage.warn, resumed=(scratch / STATE).exists())
     report = train(
         model,
         texts,

@@ -32,7 +32,7 @@ def open_device(stage: Stage) -> str:
     if wanted == "cuda" and why_not:
         raise UserError(f"device = 'cuda', but {why_not}; give the run one (--resources gpu=1), or set device: auto")
     if wanted == "cpu" or why_not:
-        stage.log(f"device: cpu x {stage.threads} ({why_not or 'as set'})")
+        stage.log(f"device: cpu x {stage.threads} ({'as set' if wanted == 'cpu' else why_not})")
         return "cpu"
     stage.device = f"cuda ({torch.cuda.get_device_name()})"
     stage.log(f"device: {stage.device}")

@@ -75,6 +75,8 @@ def write_npz(path: str | Path, **arrays: Any) -> None:
 
 def link(source: str | Path, path: str | Path) -> None:
     """``path`` becomes the same file as ``source``, or where the file system cannot do that, a copy of it."""
+    if not Path(source).is_file():
+        raise UserError(f"{source}: cannot be read (no such file); run the same command again")
     with writing(path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).unlink(missing_ok=True)

@@ -53,7 +53,7 @@ class Stage:
 
     def log(self, *parts: str) -> None:
         """One line: ``pass2  | 41,127 rows x 215 columns | exact, pairwise | ...``"""
-        print(f"{self.name:<7}| " + " | ".join(parts), file=sys.stderr, flush=True)
+        print(f"{self.name:<6} | " + " | ".join(parts), file=sys.stderr, flush=True)
 
     def warn(self, message: str) -> None:
         self.log(f"warning: {message}")

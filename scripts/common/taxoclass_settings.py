@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from common.settings import Percent, Positive, Seeded, Settings, Share
 
@@ -20,7 +20,7 @@ class CandidateSelection(Settings):
         2, ge=1, description="a: at level l each class offers its l + a most similar children"
     )
     candidate_selection_cap: int = Field(1, ge=0, description="b: the (l + b) ^ power best of them go on, all at l = 0")
-    candidate_selection_power: float = Field(2, ge=0, description="power of that")
+    candidate_selection_power: float = Field(2.0, ge=0, description="power of that")
 
 
 class LevelWeights(Settings):
@@ -128,6 +128,17 @@ class CoreClasses(CandidateSelection, LevelWeights):
     require_positive: bool = Field(True, description="and above 0 (taxoclass)")
     min_conf: float | None = Field(None, description="and at least this; null = no floor (taxoclass)")
 
+    @classmethod
+    def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Without what the chosen way of mining does not read."""
+        read = {
+            "posterior": ("core_share",),
+            "path_margin": ("core_share", "level_weights"),
+            "taxoclass": ("confidence_threshold_percentile", "require_positive", "min_conf"),
+        }[settings["mining"]]
+        kept = {"mining", *CandidateSelection.model_fields, *read}
+        return {key: value for key, value in settings.items() if key in kept}
+
 
 class Optimiser(Seeded):
     batch_size: int = Field(64, ge=1, description="documents a step, whatever fits in memory at once")
@@ -173,6 +184,12 @@ class TrainClassifier(Optimiser):
     encoder_lr: float = Field(5e-5, gt=0, description="learning rate of a trained encoder")
     head_lr: float = Field(1e-3, gt=0, description="learning rate of all else")
     gradient_checkpointing: bool = Field(False, description="less memory for a third more time (trained encoder)")
+
+    @field_validator("gnn", mode="before")
+    @classmethod
+    def _off_is_no_boolean(cls, value: Any) -> Any:
+        """YAML reads off and no as false."""
+        return "off" if value is False else value
 
     @model_validator(mode="after")
     def _windows_are_for_fixed_encoders(self) -> TrainClassifier:

@@ -55,10 +55,10 @@ def reopen(
         warn=warn,
     )
     found = origin(encoder, made["trainable"])
-    for key, what in (("sha256", "weights"), ("tokenizer_sha256", "tokenizer")):
+    for key, what in (("sha256", "weights differ"), ("tokenizer_sha256", "tokenizer differs")):
         if found[key] != made[key]:
             raise UserError(
-                f"{encoder.loaded.folder}: its {what} are not those of the training ({found[key][:12]}, "
+                f"{encoder.loaded.folder}: its {what} from the training ({found[key][:12]}, "
                 f"not {made[key][:12]}); give that encoder's folder, or train again"
             )
     return encoder

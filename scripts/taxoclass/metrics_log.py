@@ -85,10 +85,23 @@ class MetricsLog:
         self.warn = warn
 
     @classmethod
-    def open(cls, path: str | Path, others: Sequence[str] = (), warn: Callable[[str], None] = print) -> MetricsLog:
-        """JSON lines at ``path``, and beside it folders of the ``others``: tensorboard, wandb."""
+    def open(
+        cls,
+        path: str | Path,
+        others: Sequence[str] = (),
+        warn: Callable[[str], None] = print,
+        *,
+        resumed: bool = True,
+    ) -> MetricsLog:
+        """JSON lines at ``path``, and beside it folders of the ``others``: tensorboard, wandb.
+
+        resumed : go on with an earlier file; otherwise it is of another run and begun anew.
+        """
         log = cls(warn=warn)
         folder = Path(path).parent
+        if not resumed:
+            with log._harmless("metrics file"):
+                Path(path).unlink(missing_ok=True)
         log._open("metrics file", lambda: JsonLines(path))
         for name in others:
             log._open(name, lambda name=name: SINKS[name](folder / name))  # type: ignore[misc]

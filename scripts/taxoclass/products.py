@@ -26,39 +26,46 @@ AGAIN = "run the stage that makes it again"
 
 
 def write_taxonomy(path: str, taxonomy: Taxonomy) -> None:
-    files.write_json(path, taxonomy.asdict() | {"fingerprint": taxonomy.fingerprint})
+    files.write_json(
+        path,
+        taxonomy.asdict()
+        | {"fingerprint": taxonomy.fingerprint, "descriptions_fingerprint": taxonomy.descriptions_fingerprint},
+    )
 
 
 def read_taxonomy(path: str) -> Taxonomy:
     content = files.read_json(path)
     try:
-        return Taxonomy.fromdict(content)
-    except (KeyError, TypeError, ValueError):
+        taxonomy = Taxonomy.fromdict(content)
+        found = {"fingerprint": taxonomy.fingerprint, "descriptions_fingerprint": taxonomy.descriptions_fingerprint}
+    except (KeyError, TypeError, ValueError, IndexError):
         raise UserError(f"{path}: is not a taxonomy of check_corpus; {AGAIN}") from None
+    if any(content.get(key) != value for key, value in found.items()):
+        raise UserError(f"{path}: its content is not what was written; {AGAIN}")
+    return taxonomy
 
 
 def write_corpus(path: str, corpus: Corpus) -> None:
     """Columns doc_id, text and split."""
     table = pa.table({"doc_id": list(corpus.doc_ids), "text": list(corpus.texts), "split": list(corpus.split or ())})
     with files.atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
-def read_corpus(path: str, split: str | None = None) -> Corpus:
-    """The documents of ``write_corpus``, all or those of one split.
+def read_corpus(path: str) -> Corpus:
+    """The documents of ``write_corpus``.
 
     Raises
     ------
-    UserError : not such a file.
+    UserError : not such a file, or a damaged one.
     """
+    columns = ["doc_id", "text", "split"]
     try:
-        table = pq.read_table(path, columns=["doc_id", "text", "split"])
-    except (OSError, pa.ArrowException) as error:
+        table = pq.read_table(path, columns=columns, page_checksum_verification=True)
+        return Corpus(*(tuple(table[name].to_pylist()) for name in columns))
+    except (OSError, ValueError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({reason}); delete it and run the same command again") from None
-    if split is not None:
-        table = table.filter(pa.compute.equal(table["split"], split))
-    return Corpus(*(tuple(table[name].to_pylist()) for name in ("doc_id", "text", "split")))
 
 
 def array_digest(array: np.ndarray) -> str:

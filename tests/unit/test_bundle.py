@@ -8,15 +8,14 @@ import shutil
 from collections import namedtuple
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from test_classifier import model_of, tokens, toy, trained_encoder, vectors
 
 from common.errors import UserError
+from random_taxonomies import taxonomy
+from small_models import model_of, tokens, toy, trained_encoder, vectors
 from taxoclass import bundle
 from taxoclass.bundle import Bundle
-from taxoclass.taxonomy import Taxonomy
 
 ENCODER = {"id": "all-MiniLM-L6-v2", "sha256": "53aa", "max_length": 256}
 
@@ -87,9 +86,8 @@ def test_what_is_wrapped_is_saved_unwrapped(tmp_path):
 
 
 def test_a_model_of_other_size_than_the_taxonomy_is_not_saved(tmp_path):
-    smaller = Taxonomy(("a",), (("a",),), np.empty((0, 2), dtype=np.int64))
     with pytest.raises(ValueError, match="6 classes with a taxonomy of 1"):
-        saved(tmp_path, taxonomy=smaller)
+        saved(tmp_path, taxonomy=taxonomy(1, []))
 
 
 # ---- another taxonomy, another encoder

@@ -8,90 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from random_taxonomies import taxonomy
+from small_models import SIZE, Scattering, model_of, names, tiny_bert, tokens, toy, trained_encoder, vectors
 from taxoclass import classifier
-from taxoclass.classifier import Architecture, Classifier, build, class_features, class_graph, restore, unwrap, wrap
-from taxoclass.taxonomy import Taxonomy
-
-SIZE = 12
-
-
-def toy() -> Taxonomy:
-    """Two roots; a and b below r, c below both, x below s and below c."""
-    edges = [(0, 2), (0, 3), (2, 4), (3, 4), (1, 5), (4, 5)]
-    ids = ("r", "s", "a", "b", "c", "x")
-    return Taxonomy(ids, tuple((f"name {each}",) for each in ids), np.array(edges))
-
-
-def names(taxonomy: Taxonomy, seed: int = 0, size: int = SIZE) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((len(taxonomy), size)) + 3
-
-
-def model_of(gnn: str = "ego", layers: int = 2, seed: int = 0, learnt: bool = True) -> Classifier:
-    model = build(toy(), names(toy()), Architecture(SIZE, gnn, layers), seed)
-    if learnt and model.classes.readout is not None:
-        nn.init.ones_(model.classes.readout.weight)  # as if trained: the graph counts
-    return model.eval()
-
-
-def vectors(n: int, size: int = SIZE, seed: int = 1) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal((n, size)).astype(np.float32))
-
-
-def tiny_bert(seed: int = 0, dropout: float = 0.0) -> nn.Module:
-    from transformers import AutoModel, BertConfig
-
-    config = BertConfig(
-        vocab_size=40,
-        hidden_size=SIZE,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=16,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return AutoModel.from_config(config)
-
-
-def trained_encoder(pooling: str = "cls", checkpointing: bool = False, dropout: float = 0.0) -> Classifier:
-    bert = tiny_bert(dropout=dropout)
-    architecture = Architecture(SIZE, "ego", 1, bert.config.to_dict(), pooling, checkpointing)
-    return build(toy(), names(toy()), architecture, 0, bert)
-
-
-def tokens() -> tuple[torch.Tensor, torch.Tensor]:
-    ids = torch.tensor([[2, 7, 9, 3], [2, 8, 3, 0], [2, 3, 0, 0]])
-    return ids, (ids != 0).long()
-
-
-class Scattering(nn.Module):
-    """What nn.DataParallel does, on a CPU: inputs cut along dim 0, one replica each, attributes out of reach."""
-
-    def __init__(self, module: nn.Module, n: int = 2) -> None:
-        super().__init__()
-        self.module = module
-        self.n = n
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        parts = zip(*(each.chunk(self.n) for each in inputs), strict=True)
-        return torch.cat([self.replica()(*part) for part in parts])
-
-    def replica(self) -> nn.Module:
-        """As torch.nn.parallel.replicate: copies of parameters and buffers with their gradient, all else as it is."""
-        copies = {id(each): each._replicate_for_data_parallel() for each in self.module.modules()}
-        for each in self.module.modules():
-            made = copies[id(each)]
-            if any(isinstance(value, torch.Tensor) for value in vars(made).values()):
-                raise RuntimeError("Expected all tensors to be on the same device")  # not copied, as no buffer
-            for name, child in each._modules.items():
-                made._modules[name] = None if child is None else copies[id(child)]
-            for name, parameter in each._parameters.items():
-                setattr(made, name, None if parameter is None else parameter.clone())
-            for name, buffer in each._buffers.items():
-                made._buffers[name] = None if buffer is None else buffer.clone()
-        return copies[id(self.module)]
-
+from taxoclass.classifier import Architecture, build, class_features, class_graph, restore, unwrap, wrap
 
 # ---- features and graph
 
@@ -216,8 +136,7 @@ def test_under_autocast_logits_keep_the_precision_of_the_weights():
 
 
 def test_one_class_and_one_document_have_a_logit():
-    one = Taxonomy(("a",), (("name",),), np.empty((0, 2), dtype=np.int64))
-    model = build(one, np.ones((1, SIZE)), Architecture(SIZE), seed=0)
+    model = build(taxonomy(1, []), np.ones((1, SIZE)), Architecture(SIZE), seed=0)
     assert torch.isfinite(model(vectors(1))).all()
 
 

@@ -7,26 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from common.config import (
-    STAGES,
-    Config,
-    Descriptors,
-    Pass0,
-    Pass1,
-    Pass2,
-    Pass3,
-    Pass4,
-    Runtime,
-    explain,
-    load,
-    stage_settings,
-    with_runtime,
-)
+from common.config import RUNTIMES, STAGES, Config, explain, load, runtime_of, stage_settings, with_runtime
+from common.descriptors_settings import Descriptors, Pass1, Runtime
 from common.errors import UserError
+from common.taxoclass_settings import Taxoclass, TaxoclassRuntime
 
 GIVEN = {"parquet_glob": "data/*.parquet"}
+FILES = {"hierarchy_file": "edges.tsv", "train_corpus": "corpus.jsonl"}
 # name, default in the specification, passes that use it
-TABLE = {
+PASSES = {
     "parquet_glob": (None, "0"),
     "n_metadata": (6, "0"),
     "metadata_columns": (None, "0"),
@@ -66,75 +55,233 @@ TABLE = {
     "max_host_memory_gb": (4.0, ""),
     "max_gpu_memory_gb": (40.0, ""),
 }
+# the same of the other section, with the names of the stages
+TAXOCLASS = {
+    "classes_file": (None, ""),
+    "hierarchy_file": (None, ""),
+    "keywords_file": (None, ""),
+    "train_corpus": (None, ""),
+    "test_corpus": (None, ""),
+    "gold_labels": (None, ""),
+    "self_train_iterations": (3, ""),
+    "text_field": ("text", "check_corpus"),
+    "train_split": (None, "check_corpus"),
+    "test_split": (None, "check_corpus"),
+    "candidate_selection_quota": (2, "similarity core_classes"),
+    "candidate_selection_cap": (1, "similarity core_classes"),
+    "candidate_selection_power": (2.0, "similarity core_classes"),
+    "backend": ("embedding", "similarity"),
+    "similarity_model": ("all-MiniLM-L6-v2", "similarity"),
+    "hypothesis_template": (None, "similarity"),
+    "class_names": ("best", "similarity"),
+    "nli_score": ("three_way", "similarity"),
+    "candidates": ("all", "similarity"),
+    "candidate_paths": (20, "similarity"),
+    "prefilter_model": ("all-MiniLM-L6-v2", "similarity"),
+    "similarity_max_length": (256, "similarity"),
+    "similarity_chunks": (1, "similarity"),
+    "neighbours": (10, "similarity"),
+    "batch_tokens": (8192, "similarity"),
+    "level_weights": (None, "core_classes predict"),
+    "mining": ("posterior", "core_classes"),
+    "core_share": (0.5, "core_classes"),
+    "confidence_threshold_percentile": (50.0, "core_classes"),
+    "require_positive": (True, "core_classes"),
+    "min_conf": (None, "core_classes"),
+    "random_seed": (42, "train_classifier self_train evaluate"),
+    "batch_size": (64, "train_classifier self_train"),
+    "micro_batch": (16, "train_classifier self_train"),
+    "weight_decay": (0.01, "train_classifier self_train"),
+    "warmup": (0.06, "train_classifier self_train"),
+    "clip": (1.0, "train_classifier self_train"),
+    "validation_share": (0.1, "train_classifier self_train"),
+    "nonfinite_steps": (5, "train_classifier self_train"),
+    "mixed_precision": (True, "train_classifier self_train"),
+    "doc_encoder_model": ("all-MiniLM-L6-v2", "train_classifier"),
+    "encoder_trainable": (False, "train_classifier"),
+    "doc_max_length": (256, "train_classifier"),
+    "doc_chunks": (1, "train_classifier"),
+    "doc_pooling": ("mean", "train_classifier"),
+    "class_template": ("{class_name}", "train_classifier"),
+    "gnn": ("ego", "train_classifier"),
+    "gnn_num_layers": (2, "train_classifier"),
+    "epochs": (5, "train_classifier"),
+    "min_steps": (200, "train_classifier"),
+    "encoder_lr": (5e-5, "train_classifier"),
+    "head_lr": (1e-3, "train_classifier"),
+    "gradient_checkpointing": (False, "train_classifier"),
+    "self_train_epochs": (3, "self_train"),
+    "self_train_lr": (1e-6, "self_train"),
+    "self_train_head_lr": (5e-4, "self_train"),
+    "self_train_temperature": (2.0, "self_train"),
+    "self_train_threshold": (0.8, "self_train"),
+    "self_train_target": ("soft", "self_train"),
+    "self_train_refresh": (0, "self_train"),
+    "self_train_stop": (0.005, "self_train"),
+    "decode": ("expected_f1", "predict"),
+    "decode_k": (3, "predict"),
+    "decode_threshold": (0.5, "predict"),
+    "decode_stop": (0.0, "predict"),
+    "beam_width": (4, "predict"),
+    "marginal": (None, "predict"),
+    "min_labels": (1, "predict"),
+    "max_labels": (None, "predict"),
+    "consistent": (True, "predict"),
+    "metric_ks": ([1, 3, 5], "evaluate"),
+    "bootstrap_resamples": (1000, "evaluate"),
+    "device": ("auto", ""),
+    "local_files_only": (True, ""),
+    "loggers": ([], ""),
+}
+TABLES = {
+    "descriptors": {key: (default, [f"pass{each}" for each in users]) for key, (default, users) in PASSES.items()},
+    "taxoclass": {key: (default, users.split()) for key, (default, users) in TAXOCLASS.items()},
+}
+MODELS = {"descriptors": Descriptors, "taxoclass": Taxoclass}
+REQUIRED = {"descriptors": GIVEN, "taxoclass": FILES}
+BOTH = {"descriptors": GIVEN | {"sample_rows": 9}, "taxoclass": FILES}
+EVERY = [(section, key) for section, model in MODELS.items() for key in sorted(model.model_fields)]
 KEYS = sorted(Descriptors.model_fields)
 
 
-def complaint(descriptors: dict) -> str:
+def with_both(section: str, **changed) -> dict:
+    """A loaded configuration of both sections, with other values in one of them."""
+    return load(BOTH | {section: BOTH[section] | changed})
+
+
+def settings_of_all_stages(config: dict) -> dict[str, str]:
+    """What each rule has as its parameter."""
+    return {stage: json.dumps(stage_settings(config, stage), sort_keys=True) for stage in STAGES}
+
+
+def rerun(before: dict, after: dict) -> list[str]:
+    one, other = settings_of_all_stages(before), settings_of_all_stages(after)
+    return [stage for stage in STAGES if one[stage] != other[stage]]
+
+
+def complaint(settings: dict, section: str = "descriptors") -> str:
     """What is said of the settings, a single line."""
     with pytest.raises(UserError) as caught:
-        load({"descriptors": descriptors})
+        load({section: settings})
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     assert message.startswith("config: ")
     return message.removeprefix("config: ")
 
 
-def test_an_empty_section_but_for_the_files_gets_the_defaults_of_the_specification():
-    loaded = load({"descriptors": GIVEN})
+@pytest.mark.parametrize("section", MODELS)
+def test_an_empty_section_but_for_the_files_gets_the_defaults_of_the_specification(section):
+    loaded = load({section: REQUIRED[section]})
     assert loaded["results"] == "results"
-    assert loaded["descriptors"] == {key: default for key, (default, _) in TABLE.items()} | GIVEN
+    defaults = {key: default for key, (default, _) in TABLES[section].items()}
+    assert loaded[section] == defaults | REQUIRED[section]
+    assert [loaded[other] for other in MODELS if other != section] == [None]
 
 
-@pytest.mark.parametrize("raw", [{}, {"descriptors": None}, {"results": "elsewhere"}])
+@pytest.mark.parametrize(
+    "raw", [{}, {"descriptors": None}, {"results": "elsewhere"}, {"descriptors": None, "taxoclass": None}]
+)
 def test_a_config_that_asks_for_nothing_is_refused(raw):
-    with pytest.raises(UserError, match=r"^config: descriptors (is required; add it|= None is not allowed: .*section)"):
+    with pytest.raises(UserError) as caught:
         load(raw)
+    assert str(caught.value) == "config: there is nothing to do; add a section descriptors, taxoclass or both"
 
 
 def test_every_default_passes_when_it_is_written_out():
-    loaded = load({"descriptors": GIVEN})
+    loaded = load(BOTH)
     assert load(json.loads(json.dumps(loaded))) == loaded
+
+
+def test_a_default_that_is_written_out_reruns_nothing():
+    loaded = load(BOTH)
+    assert rerun(loaded, load(json.loads(json.dumps(loaded)))) == []
 
 
 def test_loading_is_idempotent_and_keeps_what_was_set():
     mine = GIVEN | {"sample_per_file": 0.25, "metadata_columns": ["a"], "pass4_rows": 500, "vif_threshold": 5}
-    loaded = load({"descriptors": mine})
+    texts = FILES | {"level_weights": [1, 2.5], "metric_ks": [2], "loggers": ["wandb"], "max_labels": 3}
+    loaded = load({"descriptors": mine, "taxoclass": texts})
     assert load(loaded) == loaded
     assert mine.items() <= loaded["descriptors"].items()
+    assert texts.items() <= loaded["taxoclass"].items()
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_a_setting_belongs_to_exactly_the_passes_that_use_it(key):
-    models = {"0": Pass0, "1": Pass1, "2": Pass2, "3": Pass3, "4": Pass4}
-    assert "".join(number for number, model in models.items() if key in model.model_fields) == TABLE[key][1]
-    assert (key in Runtime.model_fields) == (TABLE[key][1] == "")
+@pytest.mark.parametrize("section", MODELS)
+def test_the_tables_here_have_every_setting(section):
+    assert TABLES[section].keys() == MODELS[section].model_fields.keys()
+
+
+@pytest.mark.parametrize(("section", "key"), EVERY)
+def test_a_setting_belongs_to_exactly_the_stages_that_use_it(section, key):
+    _, users = TABLES[section][key]
+    own = {stage: model for stage, (owner, model) in STAGES.items() if owner == section}
+    assert [stage for stage, model in own.items() if key in model.model_fields] == users
+    given = {*FILES, "classes_file", "keywords_file", "test_corpus", "gold_labels", "self_train_iterations"}
+    of_workflow = section == "taxoclass" and key in given
+    assert (key in RUNTIMES[section].model_fields) == (not users and not of_workflow)
+
+
+def test_only_the_seed_is_a_setting_of_both_wings():
+    # a flag or a key that means two things would be set in the wrong section
+    assert Descriptors.model_fields.keys() & Taxoclass.model_fields.keys() == {"random_seed"}
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_settings_of_a_stage_are_its_own_and_none_of_the_machines(stage):
     section, model = STAGES[stage]
-    mine = stage_settings(load({"descriptors": GIVEN | {"sample_rows": 9}}), stage)
-    assert mine.keys() == model.model_fields.keys()
-    assert not mine.keys() & Runtime.model_fields.keys()
-    assert model.model_validate(mine).model_dump() == mine
-    assert section == "descriptors"
+    mine = stage_settings(load(BOTH), stage)
+    assert mine.keys() <= model.model_fields.keys()
+    assert mine.keys() == model.model_fields.keys() or stage == "similarity"  # which leaves out what it does not read
+    assert not mine.keys() & RUNTIMES[section].model_fields.keys()
+    assert runtime_of(model) is RUNTIMES[section]
+    assert mine.items() <= model.model_validate(mine).model_dump().items()
 
 
-def test_a_change_of_a_setting_changes_exactly_the_stages_that_use_it():
-    changed = {
-        "spearman_threshold": 0.9,
-        "min_effective_n": 50,
-        "random_seed": 1,
-        "batch_rows": 7,
-        "shards": 3,
-        "missing": "mean",
-    }
-    sampled = GIVEN | {"sample_rows": 9}
-    before = load({"descriptors": sampled})
-    for key, value in changed.items():
-        after = load({"descriptors": sampled | {key: value}})
-        differing = [stage for stage in STAGES if stage_settings(before, stage) != stage_settings(after, stage)]
-        assert differing == [f"pass{number}" for number in TABLE[key][1]]
+@pytest.mark.parametrize("seed", [1, 2**63 - 1])
+def test_a_seed_belongs_to_its_own_wing(seed):
+    assert rerun(load(BOTH), with_both("descriptors", random_seed=seed)) == TABLES["descriptors"]["random_seed"][1]
+    assert rerun(load(BOTH), with_both("taxoclass", random_seed=seed)) == TABLES["taxoclass"]["random_seed"][1]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("descriptors", "spearman_threshold", 0.9),
+        ("descriptors", "min_effective_n", 50),
+        ("descriptors", "missing", "mean"),
+        ("taxoclass", "text_field", "body"),
+        ("taxoclass", "backend", "nli"),
+        ("taxoclass", "similarity_model", "elsewhere"),
+        ("taxoclass", "similarity_chunks", 2),
+        ("taxoclass", "level_weights", [1]),
+        ("taxoclass", "min_conf", 0.1),
+        ("taxoclass", "batch_size", 8),
+        ("taxoclass", "gnn", "full"),
+        ("taxoclass", "self_train_epochs", 2),
+        ("taxoclass", "decode", "topk"),
+        ("taxoclass", "metric_ks", [1]),
+    ],
+)
+def test_a_change_of_a_setting_reruns_exactly_the_stages_that_use_it(section, key, value):
+    assert rerun(load(BOTH), with_both(section, **{key: value})) == TABLES[section][key][1]
+
+
+@pytest.mark.parametrize(
+    ("section", "changed"),
+    [
+        ("descriptors", {"batch_rows": 7, "shards": 3, "max_host_memory_gb": 1, "max_gpu_memory_gb": 1}),
+        ("taxoclass", {"self_train_iterations": 5}),
+        ("taxoclass", {"gold_labels": "gold.tsv"}),
+        ("taxoclass", {"classes_file": "c", "hierarchy_file": "h", "keywords_file": "k"}),
+        ("taxoclass", {"train_corpus": "a.jsonl", "test_corpus": "b.jsonl"}),
+        ("taxoclass", {"device": "cpu"}),
+        ("taxoclass", {"local_files_only": False}),
+        ("taxoclass", {"loggers": ["tensorboard", "wandb"]}),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else value,
+)
+def test_where_files_lie_how_many_iterations_and_what_machine_reruns_no_stage(section, changed):
+    assert rerun(load(BOTH), with_both(section, **changed)) == []
 
 
 def test_without_a_sample_pass_0_does_not_depend_on_the_seed():
@@ -142,36 +289,79 @@ def test_without_a_sample_pass_0_does_not_depend_on_the_seed():
     assert stage_settings(one, "pass0") == stage_settings(other, "pass0")
 
 
+SELECTION = {"candidate_selection_quota", "candidate_selection_cap", "candidate_selection_power"}
+PATHS = {"candidate_paths", "prefilter_model"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "unread"),
+    [
+        ({"backend": "embedding"}, SELECTION | PATHS | {"nli_score"}),
+        ({"backend": "nli"}, SELECTION | PATHS | {"similarity_chunks", "neighbours"}),
+        ({"backend": "nli", "candidates": "topdown"}, PATHS | {"similarity_chunks", "neighbours"}),
+        ({"backend": "nli", "candidates": "paths"}, SELECTION | {"similarity_chunks"}),
+    ],
+    ids=lambda value: "+".join(value.values()) if isinstance(value, dict) else "unread",
+)
+def test_what_the_chosen_similarity_does_not_read_scores_nothing_again(chosen, unread):
+    other = {
+        "candidate_selection_quota": 3,
+        "candidate_selection_cap": 2,
+        "candidate_selection_power": 1.5,
+        "candidate_paths": 3,
+        "prefilter_model": "elsewhere",
+        "nli_score": "entail_vs_contra",
+        "similarity_chunks": 2,
+        "similarity_model": "elsewhere",
+        "hypothesis_template": "About {path}.",
+        "neighbours": 0,
+        "class_names": "mean",
+        "similarity_max_length": 64,
+        "batch_tokens": 1024,
+    }
+    before = with_both("taxoclass", **chosen)
+    for key, value in other.items():
+        again = "similarity" in rerun(before, with_both("taxoclass", **chosen, **{key: value}))
+        assert again == (key not in unread), key
+    assert stage_settings(before, "similarity").keys() == {*other, "backend", "candidates"} - unread
+
+
 def test_what_a_command_line_accepts_is_the_stage_and_the_machine():
-    for _, model in STAGES.values():
-        assert with_runtime(model).model_fields.keys() == model.model_fields.keys() | Runtime.model_fields.keys()
+    for section, model in STAGES.values():
+        accepted = with_runtime(model).model_fields.keys()
+        assert accepted == model.model_fields.keys() | RUNTIMES[section].model_fields.keys()
+    assert (RUNTIMES["descriptors"], RUNTIMES["taxoclass"]) == (Runtime, TaxoclassRuntime)
 
 
-def test_every_setting_says_what_it_is_in_one_line():
-    for key, info in Descriptors.model_fields.items():
+@pytest.mark.parametrize("section", MODELS)
+def test_every_setting_says_what_it_is_in_one_line(section):
+    for key, info in MODELS[section].model_fields.items():
         assert info.description and "\n" not in info.description, key
 
 
 # ---- messages
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_a_slip_of_the_finger_is_answered_with_the_setting_that_was_meant(key):
+@pytest.mark.parametrize(("section", "key"), EVERY)
+def test_a_slip_of_the_finger_is_answered_with_the_setting_that_was_meant(section, key):
     if len(key) < 3:
         return  # nothing is left of m or r
     slip = key[:-2] + key[-1] + key[-2] if key[-1] != key[-2] else key + "x"
-    assert complaint(GIVEN | {slip: 1}) == f"descriptors.{slip} is not a setting (value 1); did you mean {key}?"
+    said = complaint(REQUIRED[section] | {slip: 1}, section)
+    assert said == f"{section}.{slip} is not a setting (value 1); did you mean {key}?"
 
 
-def test_a_key_that_resembles_nothing_is_answered_with_all_that_are_known():
-    message = complaint(GIVEN | {"zzqqzz": [1, 2]})
-    assert message.startswith("descriptors.zzqqzz is not a setting (value [1, 2]); known: ")
-    assert sorted(message.partition("known: ")[2].split(", ")) == KEYS
+@pytest.mark.parametrize("section", MODELS)
+def test_a_key_that_resembles_nothing_is_answered_with_all_that_are_known(section):
+    message = complaint(REQUIRED[section] | {"zzqqzz": [1, 2]}, section)
+    assert message.startswith(f"{section}.zzqqzz is not a setting (value [1, 2]); known: ")
+    assert sorted(message.partition("known: ")[2].split(", ")) == sorted(MODELS[section].model_fields)
 
 
-def test_a_misspelt_section_is_answered_with_its_name():
-    with pytest.raises(UserError, match=r"^config: descriptor is not a setting .*; did you mean descriptors\?"):
-        load({"descriptor": GIVEN})
+@pytest.mark.parametrize(("slip", "meant"), [("descriptor", "descriptors"), ("taxoclas", "taxoclass")])
+def test_a_misspelt_section_is_answered_with_its_name(slip, meant):
+    with pytest.raises(UserError, match=rf"^config: {slip} is not a setting .*; did you mean {meant}\?"):
+        load({slip: REQUIRED[meant]})
 
 
 def test_a_misspelt_key_is_told_before_the_key_that_it_leaves_missing():
@@ -181,6 +371,13 @@ def test_a_misspelt_key_is_told_before_the_key_that_it_leaves_missing():
 
 def test_missing_files_are_asked_for():
     assert complaint({}) == "descriptors.parquet_glob is required; add it"
+    assert complaint({}, "taxoclass") == "taxoclass.hierarchy_file is required; add it (and 1 more)"
+    assert complaint({"hierarchy_file": "x"}, "taxoclass") == "taxoclass.train_corpus is required; add it"
+
+
+def test_a_mistake_in_one_section_is_told_beside_a_sound_other_one():
+    with pytest.raises(UserError, match=r"^config: taxoclass\.train_corpus is required; add it$"):
+        load({"descriptors": GIVEN, "taxoclass": {"hierarchy_file": "x"}})
 
 
 @pytest.mark.parametrize(
@@ -214,11 +411,41 @@ def test_missing_files_are_asked_for():
         ("parquet_glob", 3, "a valid string"),
         ("parquet_glob", "", "at least 1 character"),
         ("max_host_memory_gb", 0.01, "greater than or equal to 0.4"),
+        ("text_field", "", "at least 1 character"),
+        ("train_corpus", 3, "a valid string"),
+        ("gold_labels", "", "at least 1 character"),
+        ("hypothesis_template", 3, "a valid string or a valid list"),
+        ("neighbours", -1, "greater than or equal to 0"),
+        ("backend", "bm25", "'embedding' or 'nli'"),
+        ("candidates", "some", "'all', 'topdown' or 'paths'"),
+        ("candidate_selection_quota", 0, "greater than or equal to 1"),
+        ("candidate_selection_cap", -1, "greater than or equal to 0"),
+        ("similarity_max_length", 7, "greater than or equal to 8"),
+        ("core_share", 0, "greater than 0"),
+        ("core_share", 1.5, "less than or equal to 1"),
+        ("confidence_threshold_percentile", 101, "less than or equal to 100"),
+        ("require_positive", "yes", "a valid boolean"),
+        ("require_positive", 1, "a valid boolean"),
+        ("validation_share", 0, "greater than 0"),
+        ("validation_share", 1, "less than 1"),
+        ("self_train_threshold", 0.4, "greater than or equal to 0.5"),
+        ("self_train_iterations", -1, "greater than or equal to 0"),
+        ("self_train_target", "kl", "'soft', 'hard' or 'paper'"),
+        ("gnn_num_layers", 17, "less than or equal to 16"),
+        ("encoder_lr", 0, "greater than 0"),
+        ("decode", "best", "'expected_f1', 'path', 'topk', 'threshold', 'topdown', 'beam' or 'prune'"),
+        ("max_labels", 0, "greater than or equal to 1"),
+        ("level_weights", [], "at least 1 item after validation, not 0"),
+        ("metric_ks", [], "at least 1 item after validation, not 0"),
+        ("metric_ks", 3, "a valid list"),
+        ("device", "tpu", "'auto', 'cpu' or 'cuda'"),
+        ("loggers", "wandb", "a valid list"),
     ],
 )
 def test_a_value_that_cannot_be_is_shown_with_its_key_and_what_is_allowed(key, value, allowed):
-    message = complaint(GIVEN | {key: value})
-    assert message.startswith(f"descriptors.{key} = {value!r} is not allowed: ")
+    section = "descriptors" if key in Descriptors.model_fields else "taxoclass"
+    message = complaint(REQUIRED[section] | {key: value}, section)
+    assert message.startswith(f"{section}.{key} = {value!r} is not allowed: ")
     assert message.endswith(allowed)
 
 
@@ -227,12 +454,19 @@ def test_an_element_of_a_list_is_named_by_its_place():
     assert message == "descriptors.exclude_columns[1] = 3 is not allowed: input should be a valid string"
     message = complaint(GIVEN | {"metadata_columns": [None]})
     assert message == "descriptors.metadata_columns[0] = None is not allowed: input should be a valid string"
+    for key, value, start in (
+        ("metric_ks", [1, 0], "metric_ks[1] = 0 is not allowed: input should be greater than or equal to 1"),
+        ("level_weights", [1, 0], "level_weights[1] = 0 is not allowed: input should be greater than 0"),
+        ("loggers", ["mlflow"], "loggers[0] = 'mlflow' is not allowed: input should be 'tensorboard' or 'wandb'"),
+    ):
+        assert complaint(FILES | {key: value}, "taxoclass") == f"taxoclass.{start}"
 
 
 def test_a_section_that_is_no_section_is_said_to_be_one():
     for value in (3, "x", [GIVEN]):
-        with pytest.raises(UserError, match=r"^config: descriptors = .* is not allowed: it should be a section"):
-            load({"descriptors": value})
+        for section in MODELS:
+            with pytest.raises(UserError, match=rf"^config: {section} = .* is not allowed: it should be a section"):
+                load({section: value})
 
 
 def test_a_long_value_is_cut_short():
@@ -250,11 +484,16 @@ def test_a_long_value_is_cut_short():
         ({"trim_lower": 60, "trim_upper": 40}, ["trim_lower = 60.0 must be below trim_upper = 40.0"]),
         ({"w_hsic": 0, "w_rdc": 0}, ["w_hsic and w_rdc are both 0"]),
         ({"prescreen": "countsketch", "missing": "mean"}, ["prescreen", "missing = 'pairwise' only, not 'mean'"]),
+        ({"candidates": "topdown"}, ["candidates = 'topdown' needs backend = 'nli'"]),
+        ({"candidates": "paths"}, ["candidates = 'paths' needs backend = 'nli'"]),
+        ({"doc_chunks": 2, "encoder_trainable": True}, ["doc_chunks = 2 needs encoder_trainable = false"]),
+        ({"min_labels": 3, "max_labels": 2}, ["min_labels = 3 must be at most max_labels = 2"]),
     ],
 )
 def test_settings_that_contradict_each_other_are_both_named(settings, parts):
-    message = complaint(GIVEN | settings)
-    assert message.startswith("descriptors: ")
+    section = "descriptors" if settings.keys() <= Descriptors.model_fields.keys() else "taxoclass"
+    message = complaint(REQUIRED[section] | settings, section)
+    assert message.startswith(f"{section}: ")
     assert all(part in message for part in parts)
 
 
@@ -269,10 +508,20 @@ def test_settings_that_contradict_each_other_are_both_named(settings, parts):
         {"hsic_D": 128},
         {"metadata_columns": []},
         {"variance_threshold": 0},
+        {"self_train_iterations": 0},
+        {"min_labels": 0},
+        {"min_labels": 2, "max_labels": 2},
+        {"doc_chunks": 2},
+        {"candidates": "topdown", "backend": "nli"},
+        {"self_train_threshold": 0.5},
+        {"core_share": 1},
+        {"min_conf": -1.5},
+        {"bootstrap_resamples": 0},
     ],
 )
 def test_values_at_the_limits_are_allowed(settings):
-    assert settings.items() <= load({"descriptors": GIVEN | settings})["descriptors"].items()
+    section = "descriptors" if settings.keys() <= Descriptors.model_fields.keys() else "taxoclass"
+    assert settings.items() <= load({section: REQUIRED[section] | settings})[section].items()
 
 
 def test_several_mistakes_are_counted():
@@ -291,7 +540,10 @@ def test_on_a_command_line_a_key_is_a_flag_and_a_contradiction_has_no_stray_dash
         assert explain(caught.value, accepted, prefix="--").startswith(start)
 
 
-names = st.one_of(st.sampled_from([*KEYS, "descriptors", "results"]), st.text("a\n\r\t\x1b\u2028.é1_", max_size=6))
+names = st.one_of(
+    st.sampled_from([*KEYS, *sorted(Taxoclass.model_fields), *MODELS, "results"]),
+    st.text("a\n\r\t\x1b\u2028.é1_", max_size=6),
+)
 anything = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text("a\n\r\x00\u2028é", max_size=4)),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(names, inner, max_size=3)),
@@ -299,9 +551,9 @@ anything = st.recursive(
 )
 
 
-@given(st.dictionaries(names, anything, max_size=4), st.booleans())
-def test_any_content_is_loaded_or_refused_in_one_line(content, inside):
-    raw = {"descriptors": GIVEN | content} if inside else content
+@given(st.dictionaries(names, anything, max_size=4), st.sampled_from([*MODELS, None]))
+def test_any_content_is_loaded_or_refused_in_one_line(content, section):
+    raw = {section: REQUIRED[section] | content} if section else content
     try:
         loaded = load(raw)
     except UserError as error:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from taxoclass.corpus import Corpus, Document, documents, gold_warnings, read_corpus, read_labels
+from taxoclass.corpus import Corpus, Document, documents, gold_warnings, joined, read_corpus, read_labels
 from taxoclass.reading import read_taxonomy
 from taxoclass.taxonomy import Taxonomy
 
@@ -489,3 +489,88 @@ def test_gold_documents_and_corpus_documents_without_each_other_are_counted():
         "gold.tsv: 4 of 6 documents with gold labels are not in the corpus ('b', 'c', 'd', ...)",
         "gold.tsv: 1 of 3 documents of the corpus have no gold labels and are not evaluated ('x\\x07')",
     ]
+
+
+# ---- several corpora as one, and their fingerprint
+
+
+def parts(**texts: dict[str, str]) -> dict[str, tuple[str, Corpus]]:
+    """parts(train={id: text}, test={...}), each from a file called as the split."""
+    return {name: (f"{name}.tsv", Corpus(tuple(each), tuple(each.values()))) for name, each in texts.items()}
+
+
+def refused_together(given: dict[str, tuple[str, Corpus]]) -> str:
+    with pytest.raises(UserError) as caught:
+        joined(given)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def test_joined_corpora_are_one_after_the_other_and_say_which_is_which():
+    together = joined(parts(train={"b": "one", "a": ""}, test={"c": "one"}))
+    assert together == Corpus(("b", "a", "c"), ("one", "", "one"), ("train", "train", "test"))
+    assert together.n_empty == 1
+
+
+def test_the_splits_that_a_file_had_give_way_to_the_roles_of_the_run():
+    # predict asks for the split of the role, whatever the user's file calls it
+    given = {"train": ("x.jsonl", Corpus(("a", "b"), ("one", "two"), ("dev", "unlabelled")))}
+    assert joined(given).split == ("train", "train")
+
+
+def test_one_corpus_alone_is_joined_too():
+    assert joined(parts(train={"a": "x"})) == Corpus(("a",), ("x",), ("train",))
+
+
+def test_an_id_in_two_corpora_is_refused_with_the_id_and_both_files():
+    message = refused_together(parts(train={"a": "x", "b": "y"}, test={"c": "x", "b": "z", "a": ""}))
+    assert message.startswith("test.tsv: document id 'b' is in train.tsv already; ")
+    assert "train_split and test_split" in message
+
+
+def test_the_same_file_for_both_is_refused_with_the_remedy(write):
+    path = write("all.tsv", "a\tx\nb\ty\n")
+    corpus = read_corpus(path)
+    message = refused_together({"train": (path, corpus), "test": (path, corpus)})
+    assert message.startswith(f"{path}: document id 'a' is in {path} already; ")
+
+
+def test_two_splits_of_one_file_are_joined(write):
+    path = write("all.csv", "id,text,split\na,x,one\nb,y,two\nc,z,one\n")
+    together = joined(
+        {name: (path, read_corpus(path, split=split)) for name, split in (("train", "one"), ("test", "two"))}
+    )
+    assert together == Corpus(("a", "c", "b"), ("x", "z", "y"), ("train", "train", "test"))
+
+
+@pytest.mark.parametrize("blank", ["", " \t\n", "\u2003"], ids=["nothing", "spaces", "wide space"])
+def test_corpora_without_any_text_are_refused_and_with_a_single_one_not(blank):
+    message = refused_together(parts(train={"a": blank}, test={"b": "", "c": blank}))
+    assert message == "train.tsv: no document has any text; is text_field the right one?"
+    assert joined(parts(train={"a": blank}, test={"b": "", "c": "."})).n_empty == 2
+
+
+def test_the_fingerprint_follows_ids_texts_splits_and_their_order():
+    variants = [
+        Corpus(("a", "b"), ("x", "y"), ("train", "test")),
+        Corpus(("a", "b"), ("x", "y"), ("train", "train")),
+        Corpus(("a", "b"), ("x", "y")),
+        Corpus(("b", "a"), ("y", "x"), ("test", "train")),
+        Corpus(("a", "b"), ("x", "y "), ("train", "test")),
+        Corpus(("a", "b"), ("xy", ""), ("train", "test")),
+        Corpus(("a", "bx"), ("", "y"), ("train", "test")),
+        Corpus(("a",), ("x",), ("train",)),
+        Corpus(('a", "x', "b"), ("", "y"), ("train", "test")),
+        Corpus((), ()),
+    ]
+    assert len({corpus.fingerprint for corpus in variants}) == len(variants)
+    again = Corpus(tuple("ab"), tuple("xy"), ("train", "test"))
+    assert again.fingerprint == variants[0].fingerprint
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_fingerprint_does_not_depend_on_the_format(write, name):
+    records = [{"doc_id": "b/1", "text": "first, with a comma"}, {"doc_id": "ä 2", "text": 'second "quoted"'}]
+    expected = Corpus(("b/1", "ä 2"), ("first, with a comma", 'second "quoted"'))
+    assert read_corpus(write(name, packed(name, records))).fingerprint == expected.fingerprint

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from random_taxonomies import dags, taxonomy
 from taxoclass import decoding
-from taxoclass.decoding import Labels, decode, level_weights
+from taxoclass.decoding import Labels, decode, full_weights, level_weights
 
 NAN = math.nan
 METHODS = ["path", "topk", "threshold", "topdown", "beam", "prune"]
@@ -457,7 +457,7 @@ def test_half_precision_scores_in_a_file_are_decoded(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "best"}, "decode is one of path, topk"),
+        ({"method": "best"}, "decode is one of expected_f1, path, topk"),
         ({"min_labels": 3, "max_labels": 2}, "between 3 and 2"),
         ({"min_labels": -1}, "between -1"),
         ({"max_labels": 0}, "between 1 and 0"),
@@ -522,3 +522,29 @@ def test_weights_estimated_without_labels_find_more_leaves_below_vague_roots():
         for found in (decode(scores, graph), decode(scores, graph, weights=level_weights(scores, graph)))
     )
     assert estimated > equal + 0.03
+
+
+POSITIVE = st.floats(1e-3, 1e3)
+
+
+@given(dags(), st.lists(POSITIVE, min_size=1, max_size=6))
+def test_given_weights_reach_down_to_the_last_level(graph, given_weights):
+    found = full_weights(given_weights, graph)
+    depth = max(level_of(graph).values()) + 1
+    assert found.dtype == np.float64
+    assert found.tolist() == [given_weights[min(level, len(given_weights) - 1)] for level in range(depth)]
+
+
+@given(problems(), POSITIVE)
+def test_one_weight_for_all_levels_decodes_as_equal_weights(problem, weight):
+    graph, scores = problem
+    one = decode(scores, graph, weights=full_weights([1], graph))
+    other = decode(scores, graph, weights=None)
+    assert all(np.array_equal(a, b) for a, b in zip(one.labels, other.labels, strict=True))
+    assert full_weights([weight], graph).tolist() == [weight] * (max(level_of(graph).values()) + 1)
+
+
+def test_whole_numbers_are_weights_and_the_list_stays_as_it_was():
+    given_weights = [1, 3]
+    assert full_weights(given_weights, taxonomy(4, [(0, 1), (1, 2), (2, 3)])).tolist() == [1.0, 3.0, 3.0, 3.0]
+    assert given_weights == [1, 3]

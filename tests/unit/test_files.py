@@ -264,3 +264,96 @@ def test_no_single_damaged_byte_ends_in_anything_but_a_named_file(tmp_path_facto
         READERS[kind](path)
     except UserError as error:
         assert str(path) in str(error)
+
+
+# ---- one file under two names
+
+
+def test_a_link_is_the_same_file(tmp_path):
+    files.write_text(tmp_path / "model.pt", "weights")
+    files.link(tmp_path / "model.pt", tmp_path / "deep" / "er" / "model.pt")
+    made = tmp_path / "deep" / "er" / "model.pt"
+    assert made.read_text() == "weights"
+    assert made.samefile(tmp_path / "model.pt")  # a model of gigabytes takes its place once
+
+
+@pytest.mark.parametrize(
+    "error",
+    [None, PermissionError(1, "not permitted"), OSError(18, "cross-device")],
+    ids=["hard link", "forbidden", "across disks"],
+)
+def test_a_link_replaces_what_was_there_and_is_not_older_than_what_it_follows_from(tmp_path, monkeypatch, error):
+    source, made = tmp_path / "source", tmp_path / "made"
+    source.write_bytes(b"new \x00 bytes")
+    made.write_text("old")
+    os.utime(source, (1, 1))  # made long ago; by its age Snakemake would take what follows for outdated
+
+    def refuse(*_, **__):
+        raise error
+
+    if error:
+        monkeypatch.setattr(os, "link", refuse)
+    before = tmp_path / "before"
+    before.write_text("")
+    files.link(source, made)
+    assert made.read_bytes() == source.read_bytes() == b"new \x00 bytes"
+    assert made.stat().st_mtime_ns >= before.stat().st_mtime_ns
+    assert made.samefile(source) == (error is None)
+    assert sorted(contents_names(tmp_path)) == ["before", "made", "source"]
+
+
+def test_a_source_that_is_written_again_leaves_the_link_as_it_was(tmp_path):
+    # writers move a new file into place; one that wrote into the old file would change both
+    files.write_text(tmp_path / "source", "first")
+    files.link(tmp_path / "source", tmp_path / "made")
+    files.write_text(tmp_path / "source", "second")
+    assert (tmp_path / "made").read_text() == "first"
+
+
+def test_a_link_that_cannot_be_made_is_one_line_that_names_it(tmp_path, monkeypatch):
+    files.write_text(tmp_path / "source", "x")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError) as caught:
+        files.link(tmp_path / "source", tmp_path / "file" / "made")
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'file' / 'made'}: cannot be written (") and len(message.splitlines()) == 1
+
+
+def test_a_link_to_a_file_that_is_gone_names_it_and_removes_nothing(tmp_path):
+    (tmp_path / "made").write_text("old")
+    with pytest.raises(UserError, match=f"{tmp_path / 'source'}: cannot be read"):
+        files.link(tmp_path / "source", tmp_path / "made")
+    assert (tmp_path / "made").read_text() == "old"
+
+
+# ---- what the user gives, by its content
+
+
+def test_the_digest_of_contents_knows_neither_names_nor_dates(tmp_path):
+    for folder, names, date in (("one", "ab", 1), ("other", "xy", 10**9)):
+        (tmp_path / folder).mkdir()
+        for name, text in zip(names, ("first", "second"), strict=True):
+            (tmp_path / folder / name).write_text(text)
+            os.utime(tmp_path / folder / name, (date, date))
+    one, other = ([str(path) for path in sorted((tmp_path / name).iterdir())] for name in ("one", "other"))
+    assert files.contents_digest(one) == files.contents_digest(other)
+
+
+def test_the_digest_of_contents_follows_order_and_every_byte_and_where_files_end(write):
+    a, b, ab, nothing = write("a", "a"), write("b", "b"), write("ab", "ab"), write("nothing", "")
+    lists = [[], [a], [a, b], [b, a], [a, a], [ab], [ab, nothing], [nothing, ab], [a, b, nothing]]
+    assert len({files.contents_digest(each) for each in lists}) == len(lists)
+    before = files.contents_digest([a, b])
+    write("b", "c")
+    assert files.contents_digest([a, b]) != before
+
+
+@pytest.mark.parametrize("obstacle", ["absent", "a folder"])
+def test_the_digest_of_what_cannot_be_read_names_it(tmp_path, write, obstacle):
+    if obstacle == "a folder":
+        (tmp_path / "x").mkdir()
+    with pytest.raises(UserError) as caught:
+        files.contents_digest([write("a", "a"), str(tmp_path / "x")])
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'x'}: cannot be read (") and len(message.splitlines()) == 1
+    assert message.endswith("; correct the path or its permissions")

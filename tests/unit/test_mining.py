@@ -22,6 +22,7 @@ from taxoclass.mining import (
     competitors,
     confidence,
     cores,
+    expected_pairs,
     path_margin,
     report,
     unit_similarity,
@@ -544,6 +545,44 @@ def test_waves_ask_once_for_each_pair_that_selection_and_confidence_read_and_for
     assert len(asked) == len(set(asked))
     assert set(asked) == needed
     assert all(turn == sorted(turn) for turn in turns)
+
+
+@settings(max_examples=50)
+@given(dags(), GROWTH, st.integers(0, 3))
+def test_the_expected_pairs_are_those_that_plain_python_reads_of_the_same_random_similarities(graph, growth, seed):
+    found = expected_pairs(graph, documents=8, seed=seed, **growth)
+    asked = chosen = 0
+    for row in np.random.default_rng(seed).random((8, len(graph)), dtype=np.float32).tolist():
+        needed = set()
+
+        def read(c, row=row, needed=needed):
+            needed.add(c)
+            return row[c]
+
+        each = plain_candidates(read, graph, **growth)
+        for c in each:
+            plain_confidence(read, graph, c)
+        asked, chosen = asked + len(needed), chosen + len(each)
+    assert found == asked / 8
+    assert max(len(graph.roots), chosen / 8) <= found <= len(graph)
+    assert expected_pairs(graph, documents=8, seed=seed, **growth) == found
+
+
+def test_the_expected_pairs_are_about_those_that_are_asked_for():
+    # of Amazon's size: an estimate from 64 random documents, and what 300 other ones ask for
+    rng = np.random.default_rng(5)
+    graph = tree(6, 11, 7)
+    partial, _ = scored_in_waves(rng.random((300, len(graph)), dtype=np.float32), graph)
+    asked = (~np.isnan(partial)).sum() / 300
+    assert abs(expected_pairs(graph) - asked) < 0.1 * asked
+    assert 15 < expected_pairs(graph) < len(graph) / 4
+
+
+def test_more_children_offered_are_more_pairs_expected():
+    graph = tree(5, 6, 4)
+    counts = [expected_pairs(graph, quota_offset=offset, cap_offset=offset, power=2) for offset in (1, 2, 5)]
+    assert counts == sorted(counts) and counts[-1] > 1.5 * counts[0]
+    assert expected_pairs(tree(7)) == 7  # roots alone are all asked for
 
 
 def test_a_half_scored_matrix_is_continued():

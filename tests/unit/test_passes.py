@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import rankdata
 
-from common.config import Runtime
+from common.descriptors_settings import Runtime
 from conftest import write_table
 from descriptors.sampling import keep_fraction, keep_smallest, row_hashes
 from descriptors.table import Table
@@ -99,14 +99,15 @@ def succeed(stage: str, *arguments: object) -> str:
     run = door(stage, *arguments)
     assert run.returncode == 0, run.stderr
     assert "Traceback" not in run.stderr
-    return run.stdout
+    assert run.stdout == ""
+    return run.stderr
 
 
 @pytest.fixture
 def inside(monkeypatch, capsys):
-    """The same command line in this process, where no process is what is tested: output, error and exit code."""
+    """The same command line in this process, where no process is what is tested: log and exit code."""
 
-    def inside(stage: str, *arguments: object) -> tuple[str, str, int]:
+    def inside(stage: str, *arguments: object) -> tuple[str, int]:
         monkeypatch.setattr(sys, "argv", [f"{stage}.py", *map(str, arguments)])
         code = 0
         try:
@@ -114,16 +115,19 @@ def inside(monkeypatch, capsys):
         except SystemExit as end:
             code = end.code
         printed = capsys.readouterr()
-        return printed.out, printed.err, code
+        assert printed.out == ""
+        return printed.err, code
 
     return inside
 
 
-def refused(run: tuple[str, str, int]) -> str:
-    _, error, code = run
+def refused(run: tuple[str, int]) -> str:
+    """The one line that ends a run, below its log."""
+    log, code = run
     assert code == 2
-    assert len(error.splitlines()) == 1
-    return error
+    lines = log.splitlines(keepends=True)
+    assert all(" | " in line for line in lines[:-1]) and "Traceback" not in log
+    return lines[-1]
 
 
 def results(folder: Path, *keys: str) -> dict[str, bytes]:
@@ -242,7 +246,7 @@ def test_how_the_machine_is_used_changes_no_byte(base, tmp_path, flags):
 
 
 def test_a_shard_a_column_changes_no_byte(base, tmp_path, inside):
-    assert inside("pass1", *pass1_arguments(tmp_path, base), "--shards", "100")[2] == 0
+    assert inside("pass1", *pass1_arguments(tmp_path, base), "--shards", "100")[1] == 0
     assert results(tmp_path) == results(base)
 
 
@@ -251,21 +255,21 @@ def test_reading_the_columns_in_many_groups_changes_no_byte(base, tmp_path, insi
     read = Table.columns
     monkeypatch.setattr(Table, "columns", lambda *table: (groups.append(len(table[1])), read(*table))[1])
     monkeypatch.setattr(Runtime, "budget", N_ROWS * (8 + 88 + 3 * 18))
-    assert inside("pass1", *pass1_arguments(tmp_path, base), "--threads", "3")[2] == 0
+    assert inside("pass1", *pass1_arguments(tmp_path, base), "--threads", "3")[1] == 0
     assert groups == [3, 3, 3, 3, 3, 1]
     assert results(tmp_path) == results(base)
 
 
 def test_the_split_into_files_changes_no_byte(base, tmp_path, frame, inside):
     inside("pass0", *pass0_arguments(tmp_path, write(tmp_path / "data", frame, 1, 2, 599)))
-    assert inside("pass1", *pass1_arguments(tmp_path))[2] == 0
+    assert inside("pass1", *pass1_arguments(tmp_path))[1] == 0
     assert results(tmp_path) == results(base)
 
 
 def test_the_order_of_files_and_rows_changes_no_byte_but_the_order_of_rows(base, tmp_path, frame, inside):
     shuffled = frame.sample(frac=1, random_state=1)
     inside("pass0", *pass0_arguments(tmp_path, write(tmp_path / "data", shuffled, 300)))
-    assert inside("pass1", *pass1_arguments(tmp_path))[2] == 0
+    assert inside("pass1", *pass1_arguments(tmp_path))[1] == 0
     exact = set(OUTPUTS) - BY_ROW
     assert results(tmp_path, *exact) == results(base, *exact)
     assert by_row(tmp_path) == by_row(base)
@@ -274,7 +278,7 @@ def test_the_order_of_files_and_rows_changes_no_byte_but_the_order_of_rows(base,
 
 def test_the_order_of_the_columns_changes_no_number(base, tmp_path, frame, inside):
     inside("pass0", *pass0_arguments(tmp_path, write(tmp_path / "data", frame[frame.columns[::-1]])))
-    assert inside("pass1", *pass1_arguments(tmp_path))[2] == 0
+    assert inside("pass1", *pass1_arguments(tmp_path))[1] == 0
     assert (tmp_path / OUTPUTS["columns"]).read_text().split() == STAY[::-1]
     assert np.array_equal(np.load(tmp_path / OUTPUTS["codes"])[::-1], np.load(base / OUTPUTS["codes"]))
     assert results(tmp_path, "rows") == results(base, "rows")
@@ -287,7 +291,7 @@ def test_null_nan_and_infinity_give_the_same_bytes(base, tmp_path, frame, inside
     frame["some_missing"] = frame["some_missing"].fillna(-np.inf)
     frame["same_missing"] = frame["same_missing"].replace(np.inf, np.nan)
     inside("pass0", *pass0_arguments(tmp_path, write(tmp_path / "data", frame)))
-    assert inside("pass1", *pass1_arguments(tmp_path))[2] == 0
+    assert inside("pass1", *pass1_arguments(tmp_path))[1] == 0
     assert results(tmp_path) == results(base)
 
 
@@ -349,14 +353,14 @@ def test_resume_after_kill_in_the_third_shard_gives_the_same_bytes(remains, base
 
 
 def test_resume_with_other_shards_and_threads_gives_the_same_bytes(remains, base, inside):
-    log, _, _ = inside("pass1", *pass1_arguments(remains, base), "--shards", "2", "--threads", "2")
+    log, _ = inside("pass1", *pass1_arguments(remains, base), "--shards", "2", "--threads", "2")
     assert "resumed after 8 columns" in log
     assert results(remains) == results(base)
 
 
 @pytest.mark.parametrize("flags", [["--variance_threshold", "0.01"], ["--code", "edited"]])
 def test_state_of_other_settings_or_code_is_not_resumed(remains, base, tmp_path, inside, flags):
-    log, _, _ = inside("pass1", *pass1_arguments(remains, base), *flags)
+    log, _ = inside("pass1", *pass1_arguments(remains, base), *flags)
     assert "resumed" not in log
     inside("pass1", *pass1_arguments(tmp_path, base), *flags)
     assert results(remains) == results(tmp_path)
@@ -371,7 +375,7 @@ def test_damaged_state_is_not_resumed(remains, base, inside, damage):
         os.truncate(state / "progress.npz", 500)
     else:
         np.savez(state / "progress.npz", other=np.arange(3))
-    log, _, code = inside("pass1", *pass1_arguments(remains, base))
+    log, code = inside("pass1", *pass1_arguments(remains, base))
     assert code == 0 and "resumed" not in log
     assert results(remains) == results(base)
 
@@ -382,7 +386,7 @@ def test_state_of_another_sample_is_not_resumed(tmp_path, base, inside):
     inside("pass0", *sample, "--sample_rows", "400", "--random_seed", "1")
     kill(10, *pass1_arguments(tmp_path), "--shards", "5")
     inside("pass0", *sample, "--sample_rows", "400", "--random_seed", "2")
-    log, _, _ = inside("pass1", *pass1_arguments(tmp_path))
+    log, _ = inside("pass1", *pass1_arguments(tmp_path))
     assert "resumed" not in log
     inside("pass1", *pass1_arguments(tmp_path / "fresh", tmp_path))
     assert results(tmp_path) == results(tmp_path / "fresh")
@@ -396,7 +400,7 @@ def test_a_damaged_page_ends_pass_1_in_one_line_that_names_the_file(base, tmp_pa
     content[place : place + 400] = b"\xff" * 400
     bad.write_bytes(content)
     run = door("pass1", *pass1_arguments(tmp_path), "--shards", "16")
-    error = refused((run.stdout, run.stderr, run.returncode))
+    error = refused((run.stderr, run.returncode))
     assert error.startswith(f"pass1: {bad}: not a readable Parquet file")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".state", "data", "pass0_sampling.json"]
 
@@ -454,7 +458,7 @@ def test_too_little_memory_is_an_error_that_names_an_amount_that_is_enough(tmp_p
     inside("pass0", "--parquet_glob", path, "--n_metadata", "0", "--out-manifest", tmp_path / "pass0_sampling.json")
     error = refused(inside("pass1", *pass1_arguments(tmp_path), "--max_host_memory_gb", "0.4"))
     assert "600,000 rows need descriptors.max_host_memory_gb >= 0.5 to sort one column; it is 0.4" in error
-    assert inside("pass1", *pass1_arguments(tmp_path), "--max_host_memory_gb", "0.5")[2] == 0
+    assert inside("pass1", *pass1_arguments(tmp_path), "--max_host_memory_gb", "0.5")[1] == 0
 
 
 # ---- pass 0
@@ -470,7 +474,7 @@ def sample(tmp_path, base, inside):
 
     def sample(*flags: object, pattern: str = f"{base}/data/*.parquet") -> dict:
         given = [*pass0_arguments(tmp_path, pattern), "--out-sample", tmp_path / "sampled_data.parquet", *flags]
-        error, code = inside("pass0", *given)[1:]
+        error, code = inside("pass0", *given)
         assert code == 0, error
         return json.loads((tmp_path / "pass0_sampling.json").read_text())
 
@@ -559,14 +563,14 @@ def test_batches_change_no_byte_of_a_sample_of_many_pages(tmp_path, sample, monk
 
 def test_pass_1_of_a_sample_is_pass_1_of_its_rows(tmp_path, base, frame, inside):
     sample = ["--sample_rows", "400", "--out-sample", tmp_path / "sampled_data.parquet"]
-    log, _, _ = inside("pass0", *pass0_arguments(tmp_path, f"{base}/data/*.parquet"), *sample)
+    log, _ = inside("pass0", *pass0_arguments(tmp_path, f"{base}/data/*.parquet"), *sample)
     assert "400 of 600 rows sampled" in log
-    assert inside("pass1", *pass1_arguments(tmp_path))[2] == 0
+    assert inside("pass1", *pass1_arguments(tmp_path))[1] == 0
     rows = sample_of(tmp_path)["id"].str.removeprefix("m").astype(int)
     assert rows.is_monotonic_increasing
     alone = tmp_path / "alone"
     inside("pass0", *pass0_arguments(alone, write(alone / "data", frame.iloc[rows])))
-    assert inside("pass1", *pass1_arguments(alone))[2] == 0
+    assert inside("pass1", *pass1_arguments(alone))[1] == 0
     assert results(tmp_path) == results(alone)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from test_encoders import ARCHITECTURES, Crowded, bert_tokenizer, roberta_tokenizer, save_model, sentences
 
 from common.errors import UserError
+from random_taxonomies import dags, taxonomy
 from taxoclass import scoring
 from taxoclass.encoders import Encoder, Tally, learn_frame
 from taxoclass.scoring import (
@@ -28,7 +30,6 @@ from taxoclass.scoring import (
     label_texts,
     path_candidates,
 )
-from taxoclass.taxonomy import Taxonomy
 
 ORDERS = (
     ("CONTRADICTION", "NEUTRAL", "ENTAILMENT"),  # roberta-large-mnli
@@ -59,21 +60,6 @@ def refusal(name: Path, **options: Any) -> str:
         NliScorer.load(str(name), max_length=40, **options)
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-def taxonomy(parents: list[list[int]], names: list[tuple[str, ...]] | None = None) -> Taxonomy:
-    edges = [(parent, row) for row, above in enumerate(parents) for parent in above]
-    return Taxonomy(
-        ids=tuple(f"c{row}" for row in range(len(parents))),
-        names=tuple(names or [(f"name {row}",) for row in range(len(parents))]),
-        edges=np.array(edges, dtype=np.int64).reshape(-1, 2),
-    )
-
-
-@st.composite
-def dags(draw) -> Taxonomy:
-    n = draw(st.integers(1, 9))
-    return taxonomy([sorted(draw(st.sets(st.integers(0, row - 1), max_size=2))) if row else [] for row in range(n)])
 
 
 # ---- labels of the model
@@ -322,7 +308,8 @@ def test_pairs_and_the_whole_matrix_agree_on_several_names(scorer, names):
 
 
 def test_label_texts_fill_in_every_name_below_the_main_names_of_its_ancestors():
-    tree = taxonomy([[], [0], [1]], [("animals", "fauna"), ("dogs",), ("puppies", "whelps {x}", "puppies")])
+    names = (("animals", "fauna"), ("dogs",), ("puppies", "whelps {x}", "puppies"))
+    tree = replace(taxonomy(3, [(0, 1), (1, 2)]), names=names)
     assert label_texts(tree, "{class_name}") == (("animals", "fauna"), ("dogs",), ("puppies", "whelps {x}"))
     assert label_texts(tree, "about {path}.")[2] == (
         "about animals > dogs > puppies.",
@@ -335,7 +322,7 @@ def test_label_texts_fill_in_every_name_below_the_main_names_of_its_ancestors():
 @pytest.mark.parametrize("template", ["about it", "{name}", "{class_name} {}", "{class_name", "{class_name.x}"])
 def test_a_template_that_cannot_tell_classes_apart_is_refused(template):
     with pytest.raises(UserError, match="template"):
-        label_texts(taxonomy([[]]), template)
+        label_texts(taxonomy(1, []), template)
 
 
 # ---- the cache
@@ -439,7 +426,7 @@ def test_path_candidates_are_the_classes_of_the_k_best_chains(tree, k, seed, tie
 
 
 def test_the_prefilter_works_block_by_block(monkeypatch):
-    tree = taxonomy([[], [0], [0], [], [3], [1, 4]])
+    tree = taxonomy(6, [(0, 1), (0, 2), (3, 4), (1, 5), (4, 5)])
     similarity = np.random.default_rng(0).random((10, 6), dtype=np.float32)
     whole = path_candidates(tree, similarity, 2)
     monkeypatch.setattr(scoring, "BLOCK", 3)
@@ -451,7 +438,7 @@ def test_the_prefilter_works_block_by_block(monkeypatch):
 
 
 def test_paths_score_the_prefiltered_classes_and_leave_the_rest_nan(scorer):
-    tree = taxonomy([[], [0], [], [2]])
+    tree = taxonomy(4, [(0, 1), (2, 3)])
     documents = sentences(8)
     similarity = np.random.default_rng(0).random((8, 4), dtype=np.float32)
     pairs = PairScorer(scorer, documents, CLASSES)

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from pydantic import Field
 from threadpoolctl import threadpool_info
 
-from common.config import STAGES, Descriptors, Pass0, Pass1, Runtime, with_runtime
+from common.config import STAGES, runtime_of, with_runtime
+from common.descriptors_settings import Descriptors, Pass0, Pass1, Runtime
 from common.errors import UserError
 from common.files import read_json
 from common.stage import Stage, run_stage
+from common.taxoclass_settings import CheckCorpus, CoreClasses, Given, Similarity, Taxoclass, TaxoclassRuntime
 
 MACHINERY = {"settings", "threads", "gpu", "provenance", "code"}
 # a value other than the default for every setting, as YAML has it
@@ -57,7 +59,78 @@ OTHER = {
     "shards": 5,
     "max_host_memory_gb": 0.5,
     "max_gpu_memory_gb": 8,
+    "text_field": "2024",
+    "train_split": "train",
+    "test_split": "1",
+    "candidate_selection_quota": 3,
+    "candidate_selection_cap": 0,
+    "candidate_selection_power": 1.5,
+    "backend": "nli",
+    "similarity_model": "models/my NLI model",
+    "hypothesis_template": ["It's about {path}, or $HOME.", "null"],
+    "class_names": "mean",
+    "nli_score": "entail_vs_contra",
+    "candidates": "paths",
+    "candidate_paths": 5,
+    "prefilter_model": "1e5",
+    "similarity_max_length": 64,
+    "similarity_chunks": 3,
+    "neighbours": 0,
+    "batch_tokens": 1024,
+    "level_weights": [1, 2.5],
+    "mining": "taxoclass",
+    "core_share": 1,
+    "confidence_threshold_percentile": 0,
+    "require_positive": False,
+    "min_conf": -0.25,
+    "batch_size": 32,
+    "micro_batch": 4,
+    "weight_decay": 0,
+    "warmup": 0.5,
+    "clip": 1e-3,
+    "validation_share": 0.2,
+    "nonfinite_steps": 1,
+    "mixed_precision": False,
+    "doc_encoder_model": "bert-base-uncased",
+    "encoder_trainable": True,
+    "doc_max_length": 128,
+    "doc_chunks": 2,
+    "doc_pooling": "cls",
+    "class_template": "{path}",
+    "gnn": "off",
+    "gnn_num_layers": 1,
+    "epochs": 1,
+    "min_steps": 0,
+    "encoder_lr": 1e-6,
+    "head_lr": 4e-3,
+    "gradient_checkpointing": True,
+    "self_train_epochs": 1,
+    "self_train_lr": 1e-5,
+    "self_train_head_lr": 1e-4,
+    "self_train_temperature": 1,
+    "self_train_threshold": 0.5,
+    "self_train_target": "hard",
+    "self_train_refresh": 100,
+    "self_train_stop": 0,
+    "decode": "beam",
+    "decode_k": 1,
+    "decode_threshold": 0,
+    "decode_stop": 1,
+    "beam_width": 1,
+    "marginal": 0.5,
+    "min_labels": 0,
+    "max_labels": 3,
+    "consistent": False,
+    "metric_ks": [10],
+    "bootstrap_resamples": 0,
+    "device": "cpu",
+    "local_files_only": False,
+    "loggers": ["wandb", "tensorboard"],
 }
+# what a stage has to be given beside
+BESIDE = {"pass0": {"parquet_glob": "x"}}
+# what a value is allowed with
+TOGETHER = {"candidates": {"backend": "nli"}}
 
 
 @pytest.fixture
@@ -114,21 +187,42 @@ def test_help_may_speak_of_percent(run, capsys):
 
 
 def test_there_is_an_example_of_every_setting():
-    assert OTHER.keys() == Descriptors.model_fields.keys()
-    for key, info in Descriptors.model_fields.items():
-        assert OTHER[key] != info.default
+    settings = Descriptors.model_fields | Taxoclass.model_fields
+    assert OTHER.keys() == settings.keys() - Given.model_fields.keys()  # which only the workflow has
+    for key in OTHER:
+        assert OTHER[key] != settings[key].default, key
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_flag_means_what_the_config_key_means(stage, run):
     model = STAGES[stage][1]
-    required = {"parquet_glob": "x"} if stage == "pass0" else {}
+    machine = runtime_of(model).model_fields
     for key in with_runtime(model).model_fields:
-        wanted = required | {key: OTHER[key]}
+        wanted = BESIDE.get(stage, {}) | TOGETHER.get(key, {}) | {key: OTHER[key]}
         by_flag, by_json = run(*as_flags(wanted), model=model), run("--settings", json.dumps(wanted), model=model)
         assert by_flag.settings == by_json.settings
         assert by_flag.runtime == by_json.runtime
-        assert getattr(by_flag.runtime if key in Runtime.model_fields else by_flag.settings, key) == OTHER[key]
+        assert getattr(by_flag.runtime if key in machine else by_flag.settings, key) == OTHER[key]
+
+
+@pytest.mark.parametrize("text", ["true", "True", "1", "yes"])
+def test_true_and_false_are_said_in_words_on_a_command_line(run, text):
+    no = {"true": "false", "True": "False", "1": "0", "yes": "no"}[text]
+    assert run("--require_positive", text, model=CoreClasses).settings.require_positive is True
+    assert run("--require_positive", no, model=CoreClasses).settings.require_positive is False
+    assert run("--local_files_only", no, model=CoreClasses).runtime == TaxoclassRuntime(local_files_only=False)
+
+
+def test_one_template_by_flag_is_the_one_template_of_the_config(run):
+    by_flag = run("--hypothesis_template", "about {path}", model=Similarity)
+    by_json = run("--settings", '{"hypothesis_template": "about {path}"}', model=Similarity)
+    for described in (False, True):
+        assert by_flag.settings.templates(described) == by_json.settings.templates(described) == ["about {path}"]
+
+
+def test_a_list_may_be_empty_on_a_command_line(run):
+    given = run("--settings", '{"loggers": ["wandb"]}', "--loggers", model=CheckCorpus)
+    assert given.runtime.loggers == []
 
 
 def test_no_flag_leaves_the_defaults(run):
@@ -183,6 +277,7 @@ def test_text_that_looks_like_a_number_stays_text(run, text):
         (["--threads", "two"], ["--threads", "'two'", "at least 1"]),
         (["--threads", "0"], ["--threads", "'0'", "at least 1"]),
         (["--gpu", "-1"], ["--gpu", "'-1'", "at least 0"]),
+        (["--device", "cpu"], ["unrecognized arguments", "--device"]),
     ],
 )
 def test_a_bad_command_line_is_one_line_and_exit_code_2(run, capsys, arguments, parts):
@@ -235,7 +330,24 @@ def test_the_record_says_what_ran_with_what_on_what(run, tmp_path, capsys):
     assert record["versions"]["numpy"] == sys.modules["numpy"].__version__
     assert all(record["versions"].values())
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", record["finished"])
-    assert re.fullmatch(r"toy    \| [\d.]+ s \| [\d,]+ MB \| cpu x 2\n", capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert re.fullmatch(r"toy    \| [\d.]+ s \| [\d,]+ MB \| cpu x 2\n", printed.err)
+    assert printed.out == ""
+
+
+def test_the_record_has_the_device_that_the_work_opened_and_only_the_settings_that_were_used(run, tmp_path, capsys):
+    path = tmp_path / "toy.json"
+
+    def work(stage):
+        stage.device = "cuda (H200)"
+
+    run("--provenance", path, "--device", "cuda", "--text_field", "body", model=CheckCorpus, work=work)
+    record = read_json(path)
+    assert record["device"] == "cuda (H200)"
+    assert record["parameters"] == CheckCorpus(text_field="body").model_dump()
+    assert record["runtime"] == TaxoclassRuntime(device="cuda").model_dump()
+    assert record["versions"].keys() >= {"torch", "transformers"}
+    assert capsys.readouterr().err.endswith("| cuda (H200) x 1\n")
 
 
 def test_the_scratch_folder_is_removed_after_success(run, tmp_path):
@@ -295,12 +407,83 @@ def test_the_blas_has_one_thread_but_where_the_sums_are_exact(run):
 
 def test_a_granted_gpu_that_is_not_used_is_told(run, capsys):
     assert run("--gpu", "1").gpu == 1
-    assert "toy    | device: cpu" in capsys.readouterr().out
+    assert "toy    | device: cpu" in capsys.readouterr().err
+
+
+def test_a_stage_that_opens_its_device_itself_says_nothing_of_it_before(run, capsys):
+    assert run("--gpu", "1", model=CheckCorpus).gpu == 1
+    assert "device" not in capsys.readouterr().err
+
+
+def test_what_the_work_prints_is_alone_on_the_standard_output(run, capsys):
+    # predict's records are: a log line among them would be taken for one
+    def work(stage):
+        stage.log("one", "two")
+        stage.warn("three")
+        print('{"doc_id": "a"}')
+
+    run("--gpu", "0", work=work)
+    printed = capsys.readouterr()
+    assert printed.out == '{"doc_id": "a"}\n'
+    lines = printed.err.splitlines()
+    assert lines[1:-1] == ["toy    | one | two", "toy    | warning: three"]
+    assert all(line.startswith("toy    | ") for line in lines)
+
+
+# ---- flags that are no settings
+
+
+@pytest.fixture
+def door(monkeypatch):
+    """A stage with files, a value and several files; what its flags came to is returned."""
+
+    def door(*arguments: str):
+        given = []
+        monkeypatch.setattr(sys, "argv", ["/somewhere/door.py", *arguments])
+        run_stage(
+            "door",
+            CheckCorpus,
+            inputs={"one": "a file", "models": "some files"},
+            outputs={"out-x": "a file"},
+            work=lambda stage: given.append(stage.paths),
+            optional=("one", "text-kind", "out-x"),
+            values={"iteration": "a number", "text-kind": "a word"},
+            several=("models",),
+        )
+        return given[0]
+
+    return door
+
+
+def test_values_are_text_and_several_files_are_a_list(door):
+    paths = door("--iteration", "3", "--models", "a b", "c")
+    assert (paths.iteration, paths.models, paths.text_kind, paths.one, paths.out_x) == ("3", ["a b", "c"], *[None] * 3)
+    assert door("--iteration", "", "--models", "a").models == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [(["--iteration", "3"], "--models"), (["--models", "a"], "--iteration"), (["--iteration", "3", "--models"], "")],
+)
+def test_values_and_several_files_are_asked_for_unless_they_are_optional(door, capsys, arguments, missing):
+    with pytest.raises(SystemExit) as caught:
+        door(*arguments)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("door: ") and missing in error and len(error.splitlines()) == 1
+
+
+def test_help_tells_values_from_files(door, capsys):
+    with pytest.raises(SystemExit):
+        door("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    for part in ("--one PATH", "--models PATH [PATH ...]", "--out-x PATH", "--iteration VALUE a number"):
+        assert part in text
 
 
 def test_a_warning_is_a_log_line(run, capsys):
     run(work=lambda stage: stage.warn("few rows"))
-    assert capsys.readouterr().out.startswith("toy    | warning: few rows\n")
+    assert capsys.readouterr().err.startswith("toy    | warning: few rows\n")
 
 
 @given(st.integers(0, 10**13))

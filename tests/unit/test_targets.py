@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stnp
 
+from random_taxonomies import taxonomy
 from taxoclass import targets
 from taxoclass.targets import (
     SelfTargets,
@@ -26,8 +27,7 @@ logits = stnp.arrays(np.float64, st.tuples(st.integers(1, 20), st.integers(1, 6)
 
 def dag() -> Taxonomy:
     """r -> a, b; a -> c; b -> c; c -> d; s alone."""
-    edges = np.array([(0, 1), (0, 2), (1, 3), (2, 3), (3, 4)])
-    return Taxonomy(tuple("rabcds"), tuple((each,) for each in "rabcds"), edges)
+    return taxonomy(6, [(0, 1), (0, 2), (1, 3), (2, 3), (3, 4)])
 
 
 def of_cores(*sets: list[int]) -> targets.CoreTargets:
@@ -73,11 +73,11 @@ def test_a_document_without_cores_is_left_out_and_rows_stay_those_of_the_corpus(
 @few
 @given(st.lists(st.sets(st.integers(0, 5)), min_size=1, max_size=5))
 def test_targets_equal_a_walk_over_sets(sets):
-    taxonomy, found = dag(), of_cores(*[sorted(each) for each in sets])
+    graph, found = dag(), of_cores(*[sorted(each) for each in sets])
     q, weight = found.batch(np.arange(len(sets)))
     for row, cores in enumerate(sets):
-        positive = taxonomy.closed(sorted(cores))
-        below = {each for each in range(6) if (taxonomy.closed([each]) - {each}) & cores}
+        positive = graph.closed(sorted(cores))
+        below = {each for each in range(6) if (graph.closed([each]) - {each}) & cores}
         assert {each for each in range(6) if q[row, each]} == positive
         assert {each for each in range(6) if not weight[row, each]} == below - positive
 

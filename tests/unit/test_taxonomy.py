@@ -226,6 +226,27 @@ def test_the_fingerprint_tells_ids_names_and_edges_apart_but_not_the_order_of_ed
     assert len({each.fingerprint for each in (one, renamed, other_id, made([(0, 1), (1, 2)], 3))}) == 4
 
 
+@given(graphs(), st.booleans())
+def test_a_taxonomy_comes_back_through_json_with_its_fingerprints(graph, described):
+    more = {"descriptions": tuple(f"über {row}" for row in range(graph[1]))} if described else {}
+    before = made(*graph, **more)
+    names = tuple((each[0], '"quoted" | ü') for each in before.names)
+    before = Taxonomy(before.ids, names, before.edges, before.descriptions)
+    after = Taxonomy.fromdict(json.loads(json.dumps(before.asdict())))
+    assert content(after) == content(before)
+    assert (after.edges.dtype, after.edges.shape) == (np.int64, (len(graph[0]), 2))
+    assert after.fingerprint == before.fingerprint
+    assert after.descriptions_fingerprint == before.descriptions_fingerprint
+    assert after.chains == before.chains
+
+
+def test_descriptions_have_a_fingerprint_of_their_own():
+    # other descriptions are other scores, not other classes: a model stays the model of these classes
+    plain, described, other = (made([(0, 1)], 2, descriptions=each) for each in ((), ("a", ""), ("", "a")))
+    assert len({each.descriptions_fingerprint for each in (plain, described, other)}) == 3
+    assert len({each.fingerprint for each in (plain, described, other)}) == 1
+
+
 def test_ids_and_rows_are_each_others_inverse():
     found = Taxonomy(("x", "10", "9"), (("n",),) * 3, np.empty((0, 2), np.int64))
     assert [found.row[name] for name in found.ids] == [0, 1, 2]

@@ -1,126 +1,51 @@
 """Training: what a run learns, what it survives, and that it is a function of its inputs."""
 
-import json
 import os
-import re
-import signal
-import subprocess
-import sys
 import types
-from pathlib import Path
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
-from test_classifier import SIZE, Scattering, model_of, names, toy, trained_encoder
 from torch import nn
 
 from common.errors import UserError
+from common.taxoclass_settings import Optimiser, SelfTrain, TrainClassifier
+from small_models import (
+    KEYS,
+    QUIET,
+    N,
+    Recorder,
+    Scattering,
+    close,
+    corpus,
+    faulty,
+    interrupted,
+    learn,
+    model_of,
+    one_thread,  # noqa: F401 (a fixture)
+    run_to_bundle,
+    same,
+    token_corpus,
+    toy,
+    trained_encoder,
+    weights,
+)
 from taxoclass import bundle, training
-from taxoclass.classifier import Classifier
+from taxoclass.metrics_log import MetricsLog
 from taxoclass.targets import CoreTargets, core_targets
 from taxoclass.training import (
     Checkpoint,
-    JsonLines,
     Machine,
-    MetricsLog,
     Optimisation,
     Runner,
-    SelfTraining,
-    Silver,
     Tokens,
     Vectors,
     adamw,
     schedule,
-    self_train_iteration,
     split,
     train,
 )
-
-N = 150
-KEYS = [f"document {row}" for row in range(N)]
-UNIT = Path(__file__).parent
-QUIET = Machine(warn=lambda text: None)
-
-
-def corpus(n: int = N, seed: int = 0) -> tuple[Vectors, CoreTargets]:
-    """Documents near the name of one class each, most with it as their core; one in five without."""
-    rng = np.random.default_rng(seed)
-    topic = rng.integers(0, 6, n)
-    centred = names(toy()) - names(toy()).mean(axis=0)
-    values = centred[topic] / np.linalg.norm(centred[topic], axis=1, keepdims=True)
-    values = (values + 0.2 * rng.standard_normal((n, SIZE))).astype(np.float32)
-    cores = [[] if row % 5 == 4 else [each] for row, each in enumerate(topic)]
-    indptr = np.cumsum([0, *map(len, cores)])
-    return Vectors(values), core_targets(toy(), indptr, np.array([c for each in cores for c in each]))
-
-
-def token_corpus(n: int = 40) -> tuple[Tokens, CoreTargets]:
-    """Documents of 2 to 9 tokens, whose second one tells the class."""
-    rng = np.random.default_rng(0)
-    topic = np.arange(n) % 6
-    texts = [np.r_[2, 10 + each, rng.integers(20, 40, rng.integers(0, 8))] for each in topic]
-    starts = np.cumsum([0, *map(len, texts)])
-    return Tokens(np.concatenate(texts), starts, pad=0), core_targets(toy(), np.arange(n + 1), topic)
-
-
-def learn(folder: Path, model: Classifier | None = None, machine: Machine = QUIET, log=None, **settings):
-    """One small stage-3 run: its model and its report."""
-    documents, targets = corpus()
-    model = model or model_of(learnt=False)
-    settings = {"epochs": 3, "batch_size": 32, "micro_batch": 8} | settings
-    return model, train(model, documents, targets, KEYS, Optimisation(**settings), folder, machine, log)
-
-
-def self_learn(
-    folder: Path, model: Classifier, machine: Machine = QUIET, silver=True, floor=None, log=None, **settings
-):
-    documents, targets = corpus()
-    settings = SelfTraining(**({"epochs": 2, "batch_size": 32, "micro_batch": 8} | settings))
-    held_out = Silver.held_out(targets, KEYS, settings.validation_share) if silver else None
-    report = self_train_iteration(
-        model, documents, toy(), settings, 1, folder, held_out, floor, machine=machine, log=log
-    )
-    return model, report
-
-
-def weights(model: Classifier) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def close(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], atol: float = 1e-4) -> None:
-    for name, value in first.items():
-        torch.testing.assert_close(value, second[name], rtol=1e-3, atol=atol, msg=name)
-
-
-class Faulty(Classifier):
-    """Breaks where it is told: ``fault(n documents, n calls)`` may raise, or return a factor on the logits."""
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        factor = self.fault(len(inputs[0]), self.calls)
-        return super().forward(*inputs) * (1 if factor is None else factor)
-
-
-def faulty(fault) -> Faulty:
-    model = model_of(learnt=False)
-    model.__class__ = Faulty
-    model.calls, model.fault = 0, fault
-    return model
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As the subprocesses have: the sums of more threads are rounded otherwise. And it is faster beside other tests."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
 
 # ---- it learns
 
@@ -338,7 +263,7 @@ def test_on_a_lack_of_memory_the_micro_batch_halves_and_the_batch_stays(tmp_path
     model, report = learn(tmp_path / "a", faulty(out_of_memory_above(5)), machine, MetricsLog([log]), micro_batch=16)
     assert report.micro_batch == 4 and log.of("step", "micro_batch")[0] == 4
     assert [text for text in told if "memory" in text] == [
-        f"out of memory: micro-batch is {size} from here on; results do not depend on it" for size in (8, 4)
+        f"out of memory: micro-batch is {size} from here on, the effective batch stays" for size in (8, 4)
     ]
     plain, _ = learn(tmp_path / "b", machine=Machine(warn=told.append, predict_batch=4), micro_batch=4)
     assert same(weights(model), weights(plain))
@@ -348,7 +273,7 @@ def test_prediction_halves_on_its_own():
     documents, _ = corpus()
     runner = Runner(faulty(out_of_memory_above(40)), documents, QUIET, micro_batch=8)
     found = np.zeros((N, 6), dtype=np.float32)
-    training.fill(runner, found)
+    runner.predict(np.arange(N), found.__setitem__)
     torch.testing.assert_close(torch.from_numpy(found), model_of(learnt=False)(*documents.batch(np.arange(N))).detach())
     assert runner.sizes == {"micro-batch": 8, "predict_batch": 32}
 
@@ -368,24 +293,14 @@ def test_another_runtime_error_is_not_taken_for_a_lack_of_memory(tmp_path):
         learn(tmp_path, faulty(fault))
 
 
-def test_predictions_are_streamed_into_a_memory_map(tmp_path):
-    found = training._scratch(tmp_path, N, 6)
-    assert isinstance(found, np.memmap) and found.dtype == np.float32
-    training.fill(Runner(model_of(), corpus()[0], QUIET, 8), found)
-    assert np.isfinite(np.load(tmp_path / training.LOGITS)).all()
-
-
 # ---- data parallel
 
 
 def test_a_data_parallel_wrapper_changes_nothing(tmp_path, monkeypatch):
     plain, _ = learn(tmp_path / "a")
-    plain, expected = self_learn(tmp_path / "b", plain)
     monkeypatch.setattr(training, "wrap", lambda model, devices: Scattering(model))
-    wrapped, _ = learn(tmp_path / "c")
-    wrapped, found = self_learn(tmp_path / "d", wrapped)
-    close(weights(wrapped), weights(plain), atol=2e-3)
-    assert found.changed == expected.changed
+    wrapped, _ = learn(tmp_path / "b")
+    close(weights(wrapped), weights(plain))
 
 
 # ---- non-finite steps
@@ -445,9 +360,6 @@ def test_the_message_names_both_rates_of_a_trained_encoder_under_the_names_of_th
     keys = [str(row) for row in range(len(documents))]
     with pytest.raises(UserError, match=r"lower encoder_lr \(now 5e-05\) or head_lr \(now 0.004\) and run"):
         train(model, documents, targets, keys, Optimisation(batch_size=4), tmp_path, QUIET)
-    with pytest.raises(UserError, match=r"self_train_lr \(now 1e-06\) or self_train_head_lr \(now 0.0005\)"):
-        settings = SelfTraining(batch_size=4)
-        self_train_iteration(model, documents, toy(), settings, 1, tmp_path, machine=QUIET)
 
 
 # ---- mixed precision
@@ -467,71 +379,12 @@ def test_half_precision_is_bf16_and_only_where_the_device_has_it(monkeypatch):
 
 # ---- resume
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path[:0] = sys.argv[3:]
-import torch
-torch.set_num_threads(1)
-from test_training import run_to_bundle
-from taxoclass import training
 
-kind, step = sys.argv[1].split(":")
-log = training.MetricsLog.__call__
-
-def killing(self, event, **values):
-    log(self, event, **values)
-    if event == "step" and values["step"] == int(step):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-training.MetricsLog.__call__ = killing
-run_to_bundle(kind, Path(sys.argv[2]))
-"""
-
-
-def run_to_bundle(kind: str, folder: Path) -> bytes:
-    """Train, or self-train, and save: what a stage does. Model and settings are functions of ``kind`` alone."""
-    torch.seed()  # another state of the global generator in every process
-    gnn = "off" if kind.endswith("without graph") else "ego"  # which saves a subprocess an import of seconds
-    if kind.startswith("train"):
-        model, report = learn(folder / "state", model_of(gnn, learnt=False), epochs=4)
-    elif kind == "dropout":
-        documents, targets = token_corpus()
-        keys = [str(row) for row in range(len(documents))]
-        model = trained_encoder(dropout=0.2)
-        report = train(model, documents, targets, keys, Optimisation(epochs=3, batch_size=16), folder / "state", QUIET)
-    else:
-        refresh = 2 if kind.startswith("refresh") else 0
-        model, report = self_learn(folder / "state", model_of(gnn, learnt=False), epochs=3, refresh_every=refresh)
-    bundle.save(folder / "model.pt", bundle.Bundle(model, toy(), {}, {"history": report.history}))
-    return (folder / "model.pt").read_bytes()
-
-
-def test_resume_after_kill_in_the_middle_of_an_iteration_gives_the_same_bytes(tmp_path):
-    kind, step = "refresh without graph", 12
-    whole = run_to_bundle(kind, tmp_path / "whole")
-    path = [str(UNIT), str(UNIT.parent), str(UNIT.parent.parent / "scripts")]
-    command = [sys.executable, "-c", KILLED, f"{kind}:{step}", str(tmp_path / "killed"), *path]
-    assert subprocess.run(command, timeout=300).returncode == -signal.SIGKILL
-    assert (tmp_path / "killed/state/state.pt").exists() and not (tmp_path / "killed/model.pt").exists()
-    assert run_to_bundle(kind, tmp_path / "killed") == whole
-
-
-@pytest.mark.parametrize("kind", ["train", "dropout", "self-train", "refresh"])
+@pytest.mark.parametrize("kind", ["train", "dropout"])
 @pytest.mark.parametrize("step", [0, 7])
 def test_resume_after_an_interruption_at_any_epoch_gives_the_same_bytes(tmp_path, kind, step, monkeypatch):
     whole = run_to_bundle(kind, tmp_path / "whole")
-    log = MetricsLog.__call__
-
-    def stopping(self, event, **values):
-        if event == "step" and values["step"] == step:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(MetricsLog, "__call__", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        run_to_bundle(kind, tmp_path / "stopped")
-    monkeypatch.setattr(MetricsLog, "__call__", log)
-    assert run_to_bundle(kind, tmp_path / "stopped") == whole
+    assert interrupted(kind, step, tmp_path / "stopped", monkeypatch) == whole
 
 
 def test_a_finished_state_is_taken_up_without_another_step_and_forgotten_on_demand(tmp_path):
@@ -599,200 +452,14 @@ def test_a_full_disk_is_noticed_before_the_first_step(tmp_path, monkeypatch):
     assert log.records == []
 
 
-# ---- self-training
+# ---- settings of the config
 
 
-def test_self_training_reports_and_keeps_what_agrees_with_the_silver_labels(tmp_path):
-    model, _ = learn(tmp_path / "a")
-    before = weights(model)
-    model, report = self_learn(tmp_path / "b", model)
-    assert report.kept == "end" and not same(weights(model), before)
-    assert report.agreement_after >= report.agreement_floor and report.silver_documents > 5
-    assert 0 <= report.confident_before <= 1 and report.confident_after >= report.confident_before
-    assert len(report.mass_p_before) == len(report.mass_q) == len(report.mass_p_after) == 6
-    assert json.dumps(report.history)
-
-
-def test_masses_and_confidence_are_those_of_the_whole_corpus(tmp_path):
-    documents, _ = corpus()
-    model, _ = learn(tmp_path / "a")
-    z = model.eval()(*documents.batch(np.arange(N))).double().detach()
-    p = z.sigmoid()
-    _, report = self_learn(tmp_path / "b", model)
-    np.testing.assert_allclose(report.mass_p_before, p.sum(0), rtol=1e-5)
-    q = (p**2 / p.sum(0)) / (p**2 / p.sum(0) + (1 - p) ** 2 / (1 - p).sum(0))
-    np.testing.assert_allclose(report.mass_q, q.sum(0), rtol=1e-4)
-    assert report.confident_before == pytest.approx(float((p.max(1).values > 0.8).double().mean()))
-
-
-def test_self_training_that_loses_agreement_gives_back_the_start_and_says_so(tmp_path):
-    model, _ = learn(tmp_path / "a", epochs=6)
-    before, told = weights(model), []
-    machine = Machine(warn=told.append)
-    # a rate that wrecks the model
-    model, report = self_learn(tmp_path / "b", model, machine, target="paper", head_lr=5.0, epochs=4)
-    assert report.kept == "start" and report.passes_through and same(weights(model), before)
-    assert report.agreement_after < report.agreement_before
-    assert "the model from before the iteration is kept" in report.why and report.why in told
-
-
-def test_several_iterations_together_do_not_fall_below_the_best_by_more_than_one_error(tmp_path):
-    model, _ = learn(tmp_path / "a")
-    model, report = self_learn(tmp_path / "b", model, floor=1.01)
-    assert report.kept == "start" and report.agreement_floor == 1.01
-
-
-def test_without_silver_labels_the_report_says_that_nothing_was_compared(tmp_path):
-    _, report = self_learn(tmp_path, model_of(learnt=False), silver=False)
-    assert report.kept == "end" and report.agreement_before is None
-    assert "start and end were not compared" in report.why
-
-
-def test_an_iteration_that_changes_next_to_nothing_lets_the_next_pass_through(tmp_path):
-    model, _ = learn(tmp_path / "a")
-    _, report = self_learn(tmp_path / "b", model, head_lr=1e-9)
-    assert report.changed == 0 and report.passes_through
-    _, report = self_learn(tmp_path / "c", model_of(learnt=False), silver=False, head_lr=4e-3, epochs=6)
-    assert report.changed > 0.005 and not report.passes_through
-
-
-@pytest.mark.parametrize(
-    ("bias", "words"), [(-20.0, "0% of .* hardly move"), (20.0, "100% of .* classes that took over")]
-)
-def test_unusual_confidence_is_warned_about(tmp_path, bias, words):
-    told, model = [], model_of(learnt=False)
-    with torch.no_grad():
-        model.bias.fill_(bias)
-    self_learn(tmp_path, model, Machine(warn=told.append), head_lr=1e-9)
-    assert any(re.search(words, text) for text in told)
-
-
-def test_a_refresh_makes_q_anew_every_n_steps_and_at_the_start_of_each_epoch(tmp_path, monkeypatch):
-    calls, fill = [], training.fill
-    monkeypatch.setattr(training, "fill", lambda *arguments: calls.append(1) or fill(*arguments))
-    self_learn(tmp_path / "a", model_of(learnt=False), refresh_every=0)
-    assert len(calls) == 2  # before and after
-    calls.clear()
-    self_learn(tmp_path / "b", model_of(learnt=False), refresh_every=2)  # 2 epochs of 5 steps: 0, 2, 4
-    assert len(calls) == 2 + 2 * 3
-
-
-def test_targets_of_self_training_are_frozen_between_refreshes(tmp_path, monkeypatch):
-    seen, batch = {}, training.SelfTargets.batch
-
-    def watched(self, rows):
-        q, weight = batch(self, rows)
-        for row, each in zip(rows.tolist(), q.tolist(), strict=True):
-            assert seen.setdefault(row, each) == each
-        return q, weight
-
-    monkeypatch.setattr(training.SelfTargets, "batch", watched)
-    self_learn(tmp_path, model_of(learnt=False), head_lr=4e-3)
-    assert len(seen) == N
-
-
-# ---- metrics
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.records: list[dict] = []
-
-    def write(self, record):
-        self.records.append(record)
-
-    def close(self):
-        pass
-
-    def of(self, event, name):
-        return [record[name] for record in self.records if record["event"] == event]
-
-
-class Raising:
-    """A logger that raises on every call, as one without network."""
-
-    calls = 0
-
-    def __init__(self, error: type[BaseException]) -> None:
-        self.error = error
-
-    def write(self, record):
-        Raising.calls += 1
-        raise self.error("no network")
-
-    def close(self):
-        raise self.error("no network")
-
-
-@pytest.mark.parametrize("error", [OSError, RuntimeError, SystemExit, TimeoutError])
-def test_a_logger_that_raises_on_every_call_leaves_the_run_unchanged(tmp_path, error):
-    told, kept = [], Recorder()
-    log = MetricsLog([Raising(error), kept], told.append)
-    Raising.calls = 0
-    model, report = learn(tmp_path / "a", log=log)
-    log.close()
-    plain, expected = learn(tmp_path / "b")
-    assert same(weights(model), weights(plain)) and report == expected
-    assert Raising.calls == 1 and told == [f"Raising is left out: {error.__name__}: no network"]
-    assert len(kept.of("epoch", "loss")) == 3
-
-
-def test_json_lines_hold_every_step_and_epoch_and_are_json(tmp_path):
-    log = MetricsLog.open(tmp_path / "metrics.jsonl")
-    learn(tmp_path / "state", faulty(lambda n, calls: float("nan") if calls == 2 else None), log=log)
-    log.close()
-    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records if record["event"] == "step"] == list(range(12))
-    assert [record["epoch"] for record in records if record["event"] == "epoch"] == [1, 2, 3]
-    assert records[0]["loss"] == "nan" and np.isnan(float(records[0]["loss"]))
-
-
-def test_a_line_that_a_kill_cut_off_spoils_no_other(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"event": "a"}\n{"eve')
-    lines = JsonLines(path)
-    lines.write({"event": "b"})
-    lines.close()
-    assert path.read_text() == '{"event": "a"}\n{"eve\n{"event": "b"}\n'
-
-
-def test_what_is_not_installed_or_cannot_be_opened_is_left_out_with_a_word(tmp_path, monkeypatch):
-    told = []
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    (tmp_path / "file").write_text("")
-    log = MetricsLog.open(tmp_path / "file" / "metrics.jsonl", ["wandb"], told.append)
-    log("step", step=1)
-    assert (
-        len(told) == 2
-        and told[0].startswith("metrics file is left out: ")
-        and told[1].startswith("wandb is left out: ")
-    )
-
-
-def test_wandb_and_tensorboard_are_opened_in_the_folder_and_wandb_offline(tmp_path, monkeypatch):
-    made: dict = {"scalars": [], "logged": []}
-
-    class Writer:
-        def __init__(self, folder):
-            made["folder"] = folder
-
-        def add_scalar(self, *arguments):
-            made["scalars"].append(arguments)
-
-        def close(self):
-            made["closed"] = True
-
-    def init(**arguments):
-        made["wandb"] = arguments
-        return types.SimpleNamespace(log=made["logged"].append, finish=lambda: made.update(finished=True))
-
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    log = MetricsLog.open(tmp_path / "metrics.jsonl", ["tensorboard", "wandb"])
-    log("step", step=3, loss=0.5)
-    log.close()
-    assert made["wandb"]["mode"] == "offline" and made["wandb"]["dir"] == str(tmp_path / "wandb")
-    assert made["folder"] == str(tmp_path / "tensorboard")
-    assert made["scalars"] == [("step/loss", 0.5, 3)] and made["logged"] == [{"step/step": 3, "step/loss": 0.5}]
-    assert made["closed"] and made["finished"]
+@pytest.mark.parametrize("model", [TrainClassifier, SelfTrain])
+def test_settings_that_both_trainings_have_are_handed_on_under_their_names(model):
+    given = {"batch_size": 8, "micro_batch": 4, "weight_decay": 0.5, "warmup": 0.25, "clip": 2.0}
+    given |= {"validation_share": 0.4, "nonfinite_steps": 1}
+    assert model(**given, random_seed=7).shared() == given | {"seed": 7}
+    assert asdict(Optimisation(**model(**given, random_seed=7).shared())).items() >= given.items()
+    # which the machine is told
+    assert Optimiser.model_fields.keys() - given.keys() == {"random_seed", "mixed_precision"}

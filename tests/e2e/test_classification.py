@@ -1,0 +1,62 @@
+"""The demo's texts with the real sentence encoder: better than the encoder alone, and the figures that README shows."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from conftest import ROOT
+from taxoclass import metrics, products
+from taxoclass.corpus import read_labels
+from taxoclass.decoding import Labels
+from taxoclass.encoders import MINILM_PACKAGE, Encoder, encode_cached
+from taxoclass.scoring import label_texts
+
+DEMO = ROOT / "resources" / "wos1k"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    """The folder of taxoclass after a run of the demo's texts."""
+    pytest.importorskip(MINILM_PACKAGE, reason="the sentence encoder's package is not installed (make test installs it)")
+    folder = tmp_path_factory.mktemp("demo")
+    section = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())["taxoclass"]
+    paths = {key: str(ROOT / value) for key, value in section.items() if str(value).startswith("resources/")}
+    (folder / "my.yaml").write_text(yaml.safe_dump({"taxoclass": section | paths}))
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--configfile", "my.yaml"]
+    command += ["--cores", "1", "--resources", "gpu=1"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "results" / "taxoclass"
+
+
+def test_the_demo_beats_the_encoder_alone_by_more_than_chance(demo):
+    taxonomy, corpus = products.read_taxonomy(demo / "taxonomy.json"), products.read_corpus(demo / "corpus.parquet")
+    encoder = Encoder.load("all-MiniLM-L6-v2", max_length=256)
+    documents = encode_cached(encoder, corpus.texts, demo / "cache")
+    cosine = documents @ encoder.encode([texts[0] for texts in label_texts(taxonomy, "{path}")]).T
+    leaves = np.flatnonzero(taxonomy.leaves)
+    floor = Labels.of(taxonomy.closed([leaf]) for leaf in leaves[cosine[:, leaves].argmax(axis=1)])
+    gold = read_labels(str(DEMO / "gold.tsv"), taxonomy)
+    truth = Labels.of(gold[doc_id] for doc_id in corpus.doc_ids).matrix(len(taxonomy))
+    found = json.loads((demo / "metrics.json").read_text())
+    low, _ = found["intervals"]["strict.example_f1"]
+    assert metrics.example_f1(floor.matrix(len(taxonomy)), truth).value < low
+
+
+def test_readme_shows_the_figures_of_the_demo(demo):
+    found = json.loads((demo / "metrics.json").read_text())
+    row = re.search(r"^\| WOS.*\(the demo\) \|.*$", (ROOT / "README.md").read_text(), re.M)[0].split("|")
+    shown = [float(text) for cell in row[4:7] for text in re.findall(r"\.\d{3}", cell)]
+    low, high = found["intervals"]["strict.example_f1"]
+    best = found["example_f1_by_model"]["best_model"]
+    expected = [found["strict"]["example_f1"], low, high, found["strict"]["p_at_1"], best]
+    # processors round sums of floats differently
+    np.testing.assert_allclose(shown, expected, atol=0.006)

@@ -1,0 +1,174 @@
+"""What is predicted is the model's own for every document in its place; an opinion is its best set of labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.special import expit
+
+from random_taxonomies import dags
+from small_models import (
+    QUIET,
+    N,
+    corpus,
+    model_of,
+    one_thread,  # noqa: F401 (a fixture)
+    token_corpus,
+    toy,
+    trained_encoder,
+)
+from taxoclass.decoding import decode, level_weights
+from taxoclass.prediction import opinion, predict_into, scale_of
+from taxoclass.training import Machine
+
+
+def empty(n: int) -> np.ndarray:
+    return np.full((n, len(toy())), np.nan, dtype=np.float32)
+
+
+def plain(model, documents) -> np.ndarray:
+    """Logits, one document at a time, in its place."""
+    with torch.inference_mode():
+        return np.array([model(*documents.batch(np.array([row])))[0].numpy() for row in range(len(documents))])
+
+
+@pytest.mark.parametrize("kind", ["vectors", "tokens"])
+def test_every_document_has_its_own_logits_in_its_place(kind):
+    # tokens are run by length, the longest first
+    documents, _ = corpus() if kind == "vectors" else token_corpus()
+    model = model_of() if kind == "vectors" else trained_encoder().eval()
+    out = empty(len(documents))
+    found = predict_into(out, model, documents, QUIET)
+    assert found is out and found.dtype == np.float32
+    np.testing.assert_allclose(found, plain(model, documents), rtol=1e-5, atol=1e-5)
+    assert (np.ptp(found, axis=0) > 0).all()  # documents differ: a wrong order would be seen
+
+
+@pytest.mark.parametrize("batch", [1, 7, 128])
+def test_how_many_are_predicted_at_once_changes_no_logit(batch):
+    documents, _ = token_corpus()
+    model = trained_encoder().eval()
+    machine = Machine(predict_batch=batch, warn=lambda text: None)
+    one, other = (predict_into(empty(40), model, documents, each) for each in (QUIET, machine))
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_memory_map_is_filled_as_an_array_is(tmp_path):
+    documents, _ = corpus()
+    mapped = np.lib.format.open_memmap(tmp_path / "p.npy", mode="w+", dtype=np.float32, shape=(N, len(toy())))
+    predict_into(mapped, model_of(), documents, QUIET)
+    mapped.flush()
+    assert np.array_equal(np.load(tmp_path / "p.npy"), predict_into(empty(N), model_of(), documents, QUIET))
+
+
+def test_a_model_that_was_just_trained_predicts_without_dropout():
+    documents, _ = token_corpus()
+    model = trained_encoder(dropout=0.5).train()
+    one, other = (predict_into(empty(40), model, documents, QUIET) for _ in range(2))
+    assert np.array_equal(one, other)
+    np.testing.assert_allclose(one, plain(model.eval(), documents), rtol=1e-5, atol=1e-5)
+
+
+def test_the_model_is_left_as_it_was():
+    documents, _ = corpus()
+    model = model_of()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    predict_into(empty(N), model, documents, QUIET)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+# ---- scales
+
+
+@st.composite
+def problems(draw, elements):
+    graph = draw(dags())
+    shape = st.tuples(st.integers(1, 5), st.just(len(graph)))
+    return graph, draw(hnp.arrays(np.float32, shape, elements=elements))
+
+
+LOGITS = st.integers(-64, 64).map(lambda value: value / 8)
+
+
+def leaves_below(graph, row: int) -> list[int]:
+    below, waiting = set(), [row]
+    while waiting:
+        each = waiting.pop()
+        below.add(each)
+        waiting += graph.children[each].tolist()
+    return [each for each in below if not len(graph.children[each])]
+
+
+@settings(max_examples=60)
+@given(problems(LOGITS))
+def test_on_the_scale_of_expected_f1_a_class_is_as_likely_as_the_leaves_below_it_together(problem):
+    graph, logits = problem
+    found = scale_of("expected_f1", graph)(logits)
+    assert found.dtype == np.float32
+    for row, z in zip(found, logits.astype(float), strict=True):
+        leaves = [each for each in range(len(graph)) if not len(graph.children[each])]
+        share = dict(zip(leaves, np.exp(z[leaves]) / np.exp(z[leaves]).sum(), strict=True))
+        expected = [sum(share[leaf] for leaf in leaves_below(graph, each)) for each in range(len(graph))]
+        np.testing.assert_allclose(row, expected, atol=1e-6)
+        assert all(row[child] <= row[parent] + 1e-6 for parent, child in graph.edges.tolist())
+
+
+@pytest.mark.parametrize("method", ["path", "topk", "threshold", "topdown", "beam", "prune"])
+def test_on_the_scale_of_all_other_decoders_a_class_stands_for_itself(method):
+    logits = np.linspace(-20, 20, 12, dtype=np.float32).reshape(2, 6)
+    np.testing.assert_array_equal(scale_of(method, toy())(logits), expit(logits))
+
+
+@pytest.mark.parametrize("method", ["expected_f1", "path"])
+def test_what_is_written_is_the_scale_of_the_logits(method):
+    documents, _ = corpus()
+    logits = predict_into(empty(N), model_of(), documents, QUIET)
+    found = predict_into(empty(N), model_of(), documents, QUIET, scale_of(method, toy()))
+    np.testing.assert_allclose(found, scale_of(method, toy())(logits), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["expected_f1", "path"])
+def test_logits_of_any_size_are_probabilities(method):
+    logits = np.array([[1e4, -1e4, 0, 1e4, -1e4, 3e38], [-3e38] * 6], dtype=np.float32)
+    found = scale_of(method, toy())(logits)
+    assert np.isfinite(found).all() and found.min() >= 0 and found.max() <= 1
+
+
+# ---- opinion
+
+
+def plain_sets(graph) -> list[frozenset[int]]:
+    """Of each class itself and all its ancestors."""
+    return [frozenset({row, *graph.closed([row])}) for row in range(len(graph))]
+
+
+@settings(max_examples=60)
+@given(problems(LOGITS))
+def test_the_opinion_is_the_default_decoder_with_weights_for_the_others(problem):
+    graph, logits = problem
+    found = opinion(logits, graph)
+    probability = scale_of("expected_f1", graph)(logits)
+    expected = decode(probability, graph, "expected_f1").labels
+    assert all(np.array_equal(one, other) for one, other in zip(found.labels, expected, strict=True))
+    assert np.array_equal(found.weights, level_weights(expit(logits), graph))
+    for p, each in zip(
+        probability.astype(float), np.split(found.labels.indices, found.labels.indptr[1:-1]), strict=True
+    ):
+        labels = frozenset(each.tolist())
+        assert labels and labels == graph.closed(sorted(labels))
+
+        def worth(rows: frozenset[int], p: np.ndarray = p) -> float:
+            return 2 * p[list(rows)].sum() / (len(rows) + p.sum())
+
+        assert worth(labels) >= max(map(worth, plain_sets(graph))) - 1e-6  # no single path is worth more
+
+
+def test_the_weights_of_an_opinion_are_a_number_a_level_that_the_bundle_can_keep():
+    found = opinion(np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32), toy())
+    assert found.weights.shape == (int(toy().level.max()) + 1,)
+    assert found.weights.dtype == np.float64 and found.weights.max() == 1 and (found.weights > 0).all()

@@ -1,0 +1,201 @@
+"""Self-training: what an iteration keeps and reports, and that it is a function of its inputs."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.errors import UserError
+from small_models import (
+    QUIET,
+    N,
+    Scattering,
+    close,
+    corpus,
+    interrupted,
+    learn,
+    model_of,
+    one_thread,  # noqa: F401 (a fixture)
+    run_to_bundle,
+    same,
+    self_learn,
+    token_corpus,
+    toy,
+    trained_encoder,
+    weights,
+)
+from taxoclass import self_training, training
+from taxoclass.self_training import SelfTraining, self_train_iteration
+from taxoclass.targets import SelfTargets
+from taxoclass.training import Machine, Runner
+
+TESTS = Path(__file__).parent.parent
+
+
+# ---- what an iteration keeps and reports
+
+
+def test_self_training_reports_and_keeps_what_agrees_with_the_silver_labels(tmp_path):
+    model, _ = learn(tmp_path / "a")
+    before = weights(model)
+    model, report = self_learn(tmp_path / "b", model)
+    assert report.kept == "end" and not same(weights(model), before)
+    assert report.agreement_after >= report.agreement_floor and report.silver_documents > 5
+    assert 0 <= report.confident_before <= 1 and report.confident_after >= report.confident_before
+    assert len(report.mass_p_before) == len(report.mass_q) == len(report.mass_p_after) == 6
+    assert json.dumps(report.history)
+
+
+def test_masses_and_confidence_are_those_of_the_whole_corpus(tmp_path):
+    documents, _ = corpus()
+    model, _ = learn(tmp_path / "a")
+    z = model.eval()(*documents.batch(np.arange(N))).double().detach()
+    p = z.sigmoid()
+    _, report = self_learn(tmp_path / "b", model)
+    np.testing.assert_allclose(report.mass_p_before, p.sum(0), rtol=1e-5)
+    q = (p**2 / p.sum(0)) / (p**2 / p.sum(0) + (1 - p) ** 2 / (1 - p).sum(0))
+    np.testing.assert_allclose(report.mass_q, q.sum(0), rtol=1e-4)
+    assert report.confident_before == pytest.approx(float((p.max(1).values > 0.8).double().mean()))
+
+
+def test_self_training_that_loses_agreement_gives_back_the_start_and_says_so(tmp_path):
+    model, _ = learn(tmp_path / "a", epochs=6)
+    before, told = weights(model), []
+    machine = Machine(warn=told.append)
+    # a rate that wrecks the model
+    model, report = self_learn(tmp_path / "b", model, machine, target="paper", head_lr=5.0, epochs=4)
+    assert report.kept == "start" and report.passes_through and same(weights(model), before)
+    assert report.agreement_after < report.agreement_before
+    assert "the model from before the iteration is kept" in report.why and report.why in told
+
+
+def test_several_iterations_together_do_not_fall_below_the_best_by_more_than_one_error(tmp_path):
+    model, _ = learn(tmp_path / "a")
+    model, report = self_learn(tmp_path / "b", model, floor=1.01)
+    assert report.kept == "start" and report.agreement_floor == 1.01
+
+
+def test_without_silver_labels_the_report_says_that_nothing_was_compared(tmp_path):
+    _, report = self_learn(tmp_path, model_of(learnt=False), silver=False)
+    assert report.kept == "end" and report.agreement_before is None
+    assert "start and end were not compared" in report.why
+
+
+def test_an_iteration_that_changes_next_to_nothing_lets_the_next_pass_through(tmp_path):
+    model, _ = learn(tmp_path / "a")
+    _, report = self_learn(tmp_path / "b", model, head_lr=1e-9)
+    assert report.changed == 0 and report.passes_through
+    _, report = self_learn(tmp_path / "c", model_of(learnt=False), silver=False, head_lr=4e-3, epochs=6)
+    assert report.changed > 0.005 and not report.passes_through
+
+
+@pytest.mark.parametrize(
+    ("bias", "words"), [(-20.0, "0% of .* hardly move"), (20.0, "100% of .* classes that took over")]
+)
+def test_unusual_confidence_is_warned_about(tmp_path, bias, words):
+    told, model = [], model_of(learnt=False)
+    with torch.no_grad():
+        model.bias.fill_(bias)
+    self_learn(tmp_path, model, Machine(warn=told.append), head_lr=1e-9)
+    assert any(re.search(words, text) for text in told)
+
+
+def test_a_refresh_makes_q_anew_every_n_steps_and_at_the_start_of_each_epoch(tmp_path, monkeypatch):
+    calls, fill = [], self_training.fill
+    monkeypatch.setattr(self_training, "fill", lambda *arguments: calls.append(1) or fill(*arguments))
+    self_learn(tmp_path / "a", model_of(learnt=False), refresh_every=0)
+    assert len(calls) == 2  # before and after
+    calls.clear()
+    self_learn(tmp_path / "b", model_of(learnt=False), refresh_every=2)  # 2 epochs of 5 steps: 0, 2, 4
+    assert len(calls) == 2 + 2 * 3
+
+
+def test_targets_of_self_training_are_frozen_between_refreshes(tmp_path, monkeypatch):
+    seen, batch = {}, SelfTargets.batch
+
+    def watched(self, rows):
+        q, weight = batch(self, rows)
+        for row, each in zip(rows.tolist(), q.tolist(), strict=True):
+            assert seen.setdefault(row, each) == each
+        return q, weight
+
+    monkeypatch.setattr(SelfTargets, "batch", watched)
+    self_learn(tmp_path, model_of(learnt=False), head_lr=4e-3)
+    assert len(seen) == N
+
+
+def test_predictions_are_streamed_into_a_memory_map(tmp_path):
+    found = self_training._scratch(tmp_path, N, 6)
+    assert isinstance(found, np.memmap) and found.dtype == np.float32
+    self_training.fill(Runner(model_of(), corpus()[0], QUIET, 8), found)
+    assert np.isfinite(np.load(tmp_path / self_training.LOGITS)).all()
+
+
+def test_the_message_names_both_rates_of_a_trained_encoder_under_the_names_of_the_stage(tmp_path):
+    documents, _ = token_corpus()
+    model = trained_encoder()
+    with torch.no_grad():
+        model.bias.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"self_train_lr \(now 1e-06\) or self_train_head_lr \(now 0.0005\)"):
+        settings = SelfTraining(batch_size=4)
+        self_train_iteration(model, documents, toy(), settings, 1, tmp_path, machine=QUIET)
+
+
+# ---- data parallel
+
+
+def test_a_data_parallel_wrapper_changes_nothing(tmp_path, monkeypatch):
+    plain, _ = learn(tmp_path / "a")
+    plain, expected = self_learn(tmp_path / "b", plain)
+    monkeypatch.setattr(training, "wrap", lambda model, devices: Scattering(model))
+    wrapped, _ = learn(tmp_path / "c")
+    wrapped, found = self_learn(tmp_path / "d", wrapped)
+    close(weights(wrapped), weights(plain), atol=2e-3)
+    assert found.changed == expected.changed
+
+
+# ---- resume
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = sys.argv[3:]
+import torch
+torch.set_num_threads(1)
+from small_models import run_to_bundle
+from taxoclass.metrics_log import MetricsLog
+
+kind, step = sys.argv[1].split(":")
+log = MetricsLog.__call__
+
+def killing(self, event, **values):
+    log(self, event, **values)
+    if event == "step" and values["step"] == int(step):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+MetricsLog.__call__ = killing
+run_to_bundle(kind, Path(sys.argv[2]))
+"""
+
+
+def test_resume_after_kill_in_the_middle_of_an_iteration_gives_the_same_bytes(tmp_path):
+    kind, step = "refresh without graph", 12
+    whole = run_to_bundle(kind, tmp_path / "whole")
+    path = [str(TESTS), str(TESTS.parent / "scripts")]
+    command = [sys.executable, "-c", KILLED, f"{kind}:{step}", str(tmp_path / "killed"), *path]
+    assert subprocess.run(command, timeout=300).returncode == -signal.SIGKILL
+    assert (tmp_path / "killed/state/state.pt").exists() and not (tmp_path / "killed/model.pt").exists()
+    assert run_to_bundle(kind, tmp_path / "killed") == whole
+
+
+@pytest.mark.parametrize("kind", ["self-train", "refresh"])
+@pytest.mark.parametrize("step", [0, 7])
+def test_resume_after_an_interruption_at_any_epoch_gives_the_same_bytes(tmp_path, kind, step, monkeypatch):
+    whole = run_to_bundle(kind, tmp_path / "whole")
+    assert interrupted(kind, step, tmp_path / "stopped", monkeypatch) == whole
