@@ -17,6 +17,7 @@ from scipy.special import softmax
 
 from taxoclass.taxonomy import Taxonomy
 
+BLOCK = 4096  # documents handled together
 ROUNDING = 1e-9
 
 
@@ -47,10 +48,14 @@ def best_class(probability: np.ndarray, taxonomy: Taxonomy) -> tuple[np.ndarray,
     (N,) int64, of equals the first; (N,) float64, 0 where all probabilities are 0.
     """
     closed = closed_sets(taxonomy)
-    total = probability.sum(axis=1, dtype=np.float64)
-    worth = 2 * (closed @ probability.T.astype(np.float64)) / (closed.sum(axis=1)[:, None] + total)
-    best = worth.argmax(axis=0)
-    return best, worth[best, np.arange(len(best))]
+    sizes = closed.sum(axis=1)[:, None]
+    best, value = np.zeros(len(probability), dtype=np.int64), np.zeros(len(probability))
+    for start in range(0, len(probability), BLOCK):
+        part = probability[start : start + BLOCK].T.astype(np.float64)
+        worth = 2 * (closed @ part) / (sizes + part.sum(axis=0))
+        here = slice(start, start + BLOCK)
+        best[here], value[here] = worth.argmax(axis=0), worth.max(axis=0)
+    return best, value
 
 
 def best_sets(probability: np.ndarray, closed: csr_array, most: int) -> np.ndarray:

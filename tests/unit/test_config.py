@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from common.config import RUNTIMES, STAGES, Config, explain, load, runtime_of, stage_settings, with_runtime
 from common.descriptors_settings import Descriptors, Pass1, Runtime
 from common.errors import UserError
-from common.taxoclass_settings import Taxoclass, TaxoclassRuntime
+from common.taxoclass_settings import CoreClasses, Taxoclass, TaxoclassRuntime
 
 GIVEN = {"parquet_glob": "data/*.parquet"}
 FILES = {"hierarchy_file": "edges.tsv", "train_corpus": "corpus.jsonl"}
@@ -231,7 +232,8 @@ def test_the_settings_of_a_stage_are_its_own_and_none_of_the_machines(stage):
     section, model = STAGES[stage]
     mine = stage_settings(load(BOTH), stage)
     assert mine.keys() <= model.model_fields.keys()
-    assert mine.keys() == model.model_fields.keys() or stage == "similarity"  # which leaves out what it does not read
+    if stage not in ("similarity", "core_classes"):  # which leave out what they do not read
+        assert mine.keys() == model.model_fields.keys()
     assert not mine.keys() & RUNTIMES[section].model_fields.keys()
     assert runtime_of(model) is RUNTIMES[section]
     assert mine.items() <= model.model_validate(mine).model_dump().items()
@@ -253,8 +255,7 @@ def test_a_seed_belongs_to_its_own_wing(seed):
         ("taxoclass", "backend", "nli"),
         ("taxoclass", "similarity_model", "elsewhere"),
         ("taxoclass", "similarity_chunks", 2),
-        ("taxoclass", "level_weights", [1]),
-        ("taxoclass", "min_conf", 0.1),
+        ("taxoclass", "core_share", 0.1),
         ("taxoclass", "batch_size", 8),
         ("taxoclass", "gnn", "full"),
         ("taxoclass", "self_train_epochs", 2),
@@ -324,6 +325,48 @@ def test_what_the_chosen_similarity_does_not_read_scores_nothing_again(chosen, u
         again = "similarity" in rerun(before, with_both("taxoclass", **chosen, **{key: value}))
         assert again == (key not in unread), key
     assert stage_settings(before, "similarity").keys() == {*other, "backend", "candidates"} - unread
+
+
+MINING = {
+    "core_share": 0.25,
+    "level_weights": [1, 2],
+    "confidence_threshold_percentile": 20,
+    "require_positive": False,
+    "min_conf": 0.1,
+    "candidate_selection_quota": 3,
+    "candidate_selection_cap": 2,
+    "candidate_selection_power": 1.5,
+}
+
+
+@pytest.mark.parametrize(
+    ("mining", "unread"),
+    [
+        ("posterior", {"level_weights", "confidence_threshold_percentile", "require_positive", "min_conf"}),
+        ("path_margin", {"confidence_threshold_percentile", "require_positive", "min_conf"}),
+        ("taxoclass", {"core_share", "level_weights"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "unread",
+)
+def test_what_the_chosen_mining_does_not_read_mines_nothing_again(mining, unread):
+    before = with_both("taxoclass", mining=mining)
+    for key, value in MINING.items():
+        again = "core_classes" in rerun(before, with_both("taxoclass", mining=mining, **{key: value}))
+        assert again == (key not in unread), key
+    read = stage_settings(before, "core_classes")
+    assert read.keys() == {"mining", *MINING} - unread
+    assert CoreClasses.model_validate(read).model_dump().items() >= read.items()
+
+
+def test_another_way_of_mining_mines_again():
+    ways = [with_both("taxoclass", mining=mining) for mining in ("posterior", "path_margin", "taxoclass")]
+    assert all(rerun(ways[i - 1], ways[i]) == ["core_classes"] for i in range(3))
+
+
+def test_level_weights_that_mining_does_not_read_are_those_of_prediction_alone():
+    assert rerun(load(BOTH), with_both("taxoclass", level_weights=[1])) == ["predict"]
+    before, after = (with_both("taxoclass", mining="path_margin", **each) for each in ({}, {"level_weights": [1]}))
+    assert rerun(before, after) == ["core_classes", "predict"]
 
 
 def test_what_a_command_line_accepts_is_the_stage_and_the_machine():
@@ -522,6 +565,20 @@ def test_settings_that_contradict_each_other_are_both_named(settings, parts):
 def test_values_at_the_limits_are_allowed(settings):
     section = "descriptors" if settings.keys() <= Descriptors.model_fields.keys() else "taxoclass"
     assert settings.items() <= load({section: REQUIRED[section] | settings})[section].items()
+
+
+@pytest.mark.parametrize("text", ["off", "no", "false", "'off'"])
+def test_no_graph_network_in_yaml_is_off_however_it_is_spelt(text):
+    content = yaml.safe_load(f"gnn: {text}\n")
+    loaded = load({"taxoclass": FILES | content})
+    assert loaded["taxoclass"]["gnn"] == "off"
+    assert load(loaded) == loaded
+
+
+@pytest.mark.parametrize("value", [True, 0, None, "Off", ""])
+def test_nothing_else_is_taken_for_no_graph_network(value):
+    message = complaint(FILES | {"gnn": value}, "taxoclass")
+    assert message == f"taxoclass.gnn = {value!r} is not allowed: input should be 'ego', 'full' or 'off'"
 
 
 def test_several_mistakes_are_counted():

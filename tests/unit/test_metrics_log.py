@@ -59,6 +59,45 @@ def test_a_line_that_a_kill_cut_off_spoils_no_other(tmp_path):
     assert path.read_text() == '{"event": "a"}\n{"eve\n{"event": "b"}\n'
 
 
+@pytest.mark.parametrize("resumed", [True, False])
+def test_a_resumed_run_goes_on_with_the_file_and_another_run_begins_it_anew(tmp_path, resumed):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"event": "a"}\n{"eve')
+    told = []
+    log = MetricsLog.open(path, warn=told.append, resumed=resumed)
+    log("b")
+    log.close()
+    assert path.read_text() == ('{"event": "a"}\n{"eve\n' if resumed else "") + '{"event": "b"}\n'
+    assert told == []
+
+
+def test_a_run_goes_on_with_the_file_unless_it_is_told_otherwise(tmp_path):
+    for event in ("a", "b"):
+        log = MetricsLog.open(tmp_path / "metrics.jsonl")
+        log(event)
+        log.close()
+    assert [json.loads(line)["event"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == ["a", "b"]
+
+
+def test_to_begin_anew_needs_no_file_and_leaves_those_beside_it_alone(tmp_path):
+    (tmp_path / "other.jsonl").write_text("kept")
+    for folder in (tmp_path, tmp_path / "new"):
+        log = MetricsLog.open(folder / "metrics.jsonl", warn=pytest.fail, resumed=False)
+        log("a")
+        log.close()
+        assert (folder / "metrics.jsonl").read_text() == '{"event": "a"}\n'
+    assert (tmp_path / "other.jsonl").read_text() == "kept"
+
+
+def test_a_file_that_cannot_be_begun_anew_stops_no_run(tmp_path):
+    told = []
+    (tmp_path / "metrics.jsonl").mkdir()
+    log = MetricsLog.open(tmp_path / "metrics.jsonl", warn=told.append, resumed=False)
+    log("a")
+    log.close()
+    assert told and all(text.startswith("metrics file is left out: ") for text in told)
+
+
 def test_what_is_not_installed_or_cannot_be_opened_is_left_out_with_a_word(tmp_path, monkeypatch):
     told = []
     monkeypatch.setitem(sys.modules, "wandb", None)

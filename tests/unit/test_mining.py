@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from random_taxonomies import dags, taxonomy
 from taxoclass import mining
 from taxoclass.decoding import Labels
+from taxoclass.expected_f1 import consistent_probabilities, upward
 from taxoclass.mining import (
     Sparse,
     candidates,
@@ -25,9 +26,11 @@ from taxoclass.mining import (
     expected_pairs,
     path_margin,
     report,
+    surest,
     unit_similarity,
     waves,
 )
+from taxoclass.posterior import leaf_posterior
 
 NAN = math.nan
 
@@ -460,6 +463,120 @@ def test_a_weight_on_the_lower_level_turns_the_best_chain():
     similarity = np.array([[0.6, 0.2, 0.5, 0.8]], np.float32)
     ends = [path_margin(similarity, graph, share=1, weights=w).indices.tolist() for w in (None, np.array([0.1, 1.0]))]
     assert ends == [[0], [3]]
+
+
+# --- the surest documents of each class
+
+
+def plain_worth(p, labels):
+    return 2 * sum(p[c] for c in labels) / (len(labels) + sum(p))
+
+
+def plain_surest(probability, graph, share):
+    """[{class: worth} of each document]."""
+    by_class = {c: [] for c in range(len(graph))}
+    for document, p in enumerate(probability.tolist()):
+        worth = [plain_worth(p, graph.closed([c])) if sum(p) > 0 else 0 for c in range(len(graph))]
+        if max(worth) > 0:
+            by_class[worth.index(max(worth))].append((-max(worth), document))
+    found = [{} for _ in probability]
+    for c, documents in by_class.items():
+        for worth, document in sorted(documents)[: math.ceil(share * len(documents))]:
+            found[document][c] = -worth
+    return found
+
+
+@settings(max_examples=100)
+@given(problems(unscored=False), st.sampled_from([1 / 8, 0.25, 0.5, 0.75, 1]))
+def test_of_each_class_the_rounded_up_share_of_its_surest_documents_is_kept(problem, share):
+    graph, probability = problem
+    found = surest(np.repeat(probability, 3, axis=0), graph, share=share)  # equals: the earlier document is kept
+    expected = plain_surest(np.repeat(probability, 3, axis=0), graph, share)
+    assert [each.keys() for each in as_dicts(*found[:3])] == [each.keys() for each in expected]
+    for mine, plain in zip(as_dicts(*found[:3]), expected, strict=True):
+        assert mine == pytest.approx(plain, abs=1e-6)
+    for c in range(len(graph)):
+        kept = [each[c] for each in expected if c in each]
+        assert found.thresholds[c] == pytest.approx(min(kept)) if kept else np.isnan(found.thresholds[c])
+    assert (found.indptr.dtype, found.indices.dtype, found.confidence.dtype) == (np.int64, np.int32, np.float32)
+
+
+def of_leaves(graph, *rows):
+    return upward(np.array(rows, np.float32), graph)
+
+
+def test_a_document_that_does_not_tell_leaves_apart_has_their_parent_as_its_core():
+    graph = tree(2, 4)
+    found = surest(of_leaves(graph, [0.25] * 4 + [0] * 4, [0] * 5 + [0.9, 0.1, 0]), graph, share=1)
+    assert found.indices.tolist() == [0, 7]
+
+
+def test_a_class_of_low_confidences_keeps_its_surest_documents_beside_one_of_high_ones():
+    graph = tree(4)
+    sure, less = [0.9, 0.1, 0, 0], [[0.1, share, 0.4 - share / 2, 0.5 - share / 2] for share in (0.55, 0.6, 0.65)]
+    found = surest(np.array([sure, *less, sure, sure], np.float32), graph, share=0.3)
+    assert found.labels.sizes.tolist() == [1, 0, 0, 1, 0, 0]
+    assert found.indices.tolist() == [0, 1]
+    assert found.confidence[1] < found.confidence[0]
+    assert found.thresholds[:2] == pytest.approx(found.confidence)
+    assert np.isnan(found.thresholds[2:]).all()
+
+
+@settings(max_examples=60)
+@given(problems())
+def test_a_document_without_a_scored_leaf_is_never_among_the_surest(problem):
+    graph, scores = problem
+    found = surest(upward(leaf_posterior(scores, graph), graph), graph, share=1)
+    assert found.labels.sizes.tolist() == (~np.isnan(scores[:, graph.leaves])).any(axis=1).astype(int).tolist()
+    leaves_below = [
+        {leaf for leaf in np.flatnonzero(graph.leaves) if c in graph.closed([leaf])} for c in range(len(graph))
+    ]
+    for document, c in zip(found.labels.rows, found.indices, strict=True):
+        assert len(leaves_below[c]) > 1 or not np.isnan(scores[document, list(leaves_below[c])]).any()
+
+
+@pytest.mark.parametrize("nothing", [0.0, NAN])
+def test_documents_of_nothing_have_no_surest_class_and_no_part_in_the_shares(nothing):
+    graph = tree(2)
+    probability = np.array([[nothing, nothing], [0.6, 0.4], [nothing, nothing], [0.9, 0.1]], np.float32)
+    found = surest(probability, graph, share=0.5)
+    assert found.labels.sizes.tolist() == [0, 0, 0, 1] and found.indices.tolist() == [0]
+    empty = surest(probability[[0, 2]], graph, share=1)
+    assert empty.labels.sizes.tolist() == [0, 0] and np.isnan(empty.thresholds).all()
+    assert surest(probability[:0], graph, share=1).indptr.tolist() == [0]
+
+
+def test_all_documents_of_a_corpus_are_kept_by_a_share_of_one_in_order():
+    rng = np.random.default_rng(6)
+    graph = tree(3, 4, 2)
+    probability = consistent_probabilities(rng.normal(scale=4, size=(200, len(graph))).astype(np.float32), graph)
+    whole, half = (surest(probability, graph, share=share) for share in (1, 0.5))
+    assert whole.labels.sizes.tolist() == [1] * 200
+    assert 100 <= len(half.indices) <= 100 + len(graph)
+    kept = np.flatnonzero(half.labels.sizes)
+    assert np.array_equal(half.indices, whole.indices[kept])
+    assert np.array_equal(half.confidence, whole.confidence[kept])
+
+
+@pytest.mark.parametrize("share", [0, 1.5, NAN])
+def test_a_share_of_no_or_too_many_documents_of_a_class_is_refused(share):
+    with pytest.raises(ValueError, match="share"):
+        surest(np.ones((1, 1), np.float32), tree(1), share=share)
+
+
+def test_probabilities_of_another_taxonomy_are_refused():
+    with pytest.raises(ValueError, match=r"\(N, 2\), not \(1, 3\)"):
+        surest(np.ones((1, 3), np.float32), tree(2), share=1)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a class without any probability has the best closed set, for its two parents' sake"
+)
+def test_a_class_that_cannot_be_is_never_a_core():
+    # two roots, each likely by five leaves of its own, over one leaf that is not
+    graph = taxonomy(13, [(0, 2), (1, 2), *((0, c) for c in range(3, 8)), *((1, c) for c in range(8, 13))])
+    found = surest(of_leaves(graph, [0.0, *[0.1] * 10]), graph, share=1)
+    assert found.indices.tolist() != [2]
 
 
 # --- the report

@@ -10,6 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import expit
 
+import self_train
+from common.errors import UserError
+from common.taxoclass_settings import Predict
+from predict import with_own
 from random_taxonomies import dags
 from small_models import (
     QUIET,
@@ -21,6 +25,7 @@ from small_models import (
     toy,
     trained_encoder,
 )
+from taxoclass.bundle import Bundle
 from taxoclass.decoding import decode, level_weights
 from taxoclass.prediction import opinion, predict_into, scale_of
 from taxoclass.training import Machine
@@ -139,6 +144,21 @@ def test_logits_of_any_size_are_probabilities(method):
     assert np.isfinite(found).all() and found.min() >= 0 and found.max() <= 1
 
 
+@pytest.mark.parametrize("method", ["expected_f1", "path"])
+def test_a_memory_map_is_filled_with_the_scale_too_whatever_is_predicted_at_once(tmp_path, method):
+    documents, _ = token_corpus()
+    model, scale, seen = trained_encoder().eval(), scale_of(method, toy()), []
+
+    def watched(z):
+        seen.append(z.shape)
+        return scale(z)
+
+    mapped = np.lib.format.open_memmap(tmp_path / "p.npy", mode="w+", dtype=np.float32, shape=(40, len(toy())))
+    predict_into(mapped, model, documents, Machine(predict_batch=7, warn=lambda text: None), watched)
+    assert [shape[0] for shape in seen] == [7] * 5 + [5]
+    np.testing.assert_allclose(mapped, scale(plain(model, documents)), atol=1e-5)
+
+
 # ---- opinion
 
 
@@ -172,3 +192,57 @@ def test_the_weights_of_an_opinion_are_a_number_a_level_that_the_bundle_can_keep
     found = opinion(np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32), toy())
     assert found.weights.shape == (int(toy().level.max()) + 1,)
     assert found.weights.dtype == np.float64 and found.weights.max() == 1 and (found.weights > 0).all()
+
+
+# ---- settings of a bundle and of the command line
+
+
+def bundle_of(**decoding) -> Bundle:
+    return Bundle(model_of(), toy(), {}, {}, {"level_weights": [1.0, 1.0, 1.0], "decoding": decoding})
+
+
+def refusal(given: Predict, model: Bundle) -> str:
+    with pytest.raises(UserError) as caught:
+        with_own(given, model)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def test_settings_of_the_command_line_win_over_those_of_the_bundle_and_these_over_the_defaults():
+    model = bundle_of(**Predict(decode="topk", decode_k=5, max_labels=4).model_dump())
+    found = with_own(Predict(decode_k=2), model)
+    assert (found.decode, found.decode_k, found.max_labels) == ("topk", 2, 4)
+    assert with_own(Predict(), model) == Predict(decode="topk", decode_k=5, max_labels=4)
+    assert with_own(Predict(decode="expected_f1", decode_k=3), model).model_dump() == Predict(max_labels=4).model_dump()
+
+
+def test_a_limit_of_the_bundle_is_lifted_by_null():
+    assert with_own(Predict(max_labels=None), bundle_of(max_labels=2)).max_labels is None
+
+
+def test_a_bundle_without_settings_of_its_own_leaves_those_that_are_given():
+    model = Bundle(model_of(), toy(), {}, {}, {"level_weights": [1.0]})
+    assert with_own(Predict(decode="beam", beam_width=9), model) == Predict(decode="beam", beam_width=9)
+
+
+def test_settings_that_contradict_those_of_the_bundle_are_refused_in_one_line():
+    message = refusal(Predict(min_labels=3), bundle_of(**Predict(max_labels=2).model_dump()))
+    assert "min_labels = 3 must be at most max_labels = 2" in message
+
+
+def test_a_setting_of_the_bundle_that_is_no_longer_known_is_refused_in_one_line():
+    assert "decode_kk is not a setting" in refusal(Predict(), bundle_of(decode_kk=3))
+
+
+@pytest.mark.parametrize("number", ["x", "0", "-1", "1.5", "", "\u00b2", "1\n2"])
+def test_an_iteration_that_is_no_number_ends_in_one_line(tmp_path, capsys, monkeypatch, number):
+    files = ["taxonomy", "corpus", "cores", "model", "details", "labels", "cache", "metrics"]
+    files += ["out-model", "out-labels", "out-details"]
+    flags = [part for name in files for part in (f"--{name}", str(tmp_path / name))]
+    monkeypatch.setattr("sys.argv", ["self_train.py", *flags, f"--iteration={number}"])
+    with pytest.raises(SystemExit) as caught:
+        self_train.main()
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"self_train: --iteration {number!r} is not a whole number from 1"
+    assert list(tmp_path.iterdir()) == []

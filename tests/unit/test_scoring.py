@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from test_encoders import ARCHITECTURES, Crowded, bert_tokenizer, roberta_tokenizer, save_model, sentences
 
 from common.errors import UserError
+from common.taxoclass_settings import Similarity
 from random_taxonomies import dags, taxonomy
+from similarity import by_class
 from taxoclass import scoring
 from taxoclass.encoders import Encoder, Tally, learn_frame
 from taxoclass.scoring import (
@@ -26,8 +28,10 @@ from taxoclass.scoring import (
     contradiction_index,
     dense,
     embedding_scores,
+    ensembles,
     entailment_index,
     label_texts,
+    label_vectors,
     path_candidates,
 )
 
@@ -477,14 +481,125 @@ def test_the_cost_of_some_pairs_is_their_share(scorer):
 # ---- backend: embedding
 
 
+def described(tree, *descriptions):
+    return replace(tree, descriptions=descriptions)
+
+
+NAMED = replace(taxonomy(3, [(0, 1), (0, 2)]), names=(("animals", "fauna"), ("dogs",), ("cats", "felines", "kitties")))
+
+
+def test_each_name_has_the_texts_of_all_templates_as_one_group():
+    groups, first = ensembles(NAMED, ["{class_name}", "about {path}."])
+    assert groups == [
+        ["animals", "about animals."],
+        ["fauna", "about fauna."],
+        ["dogs", "about animals > dogs."],
+        ["cats", "about animals > cats."],
+        ["felines", "about animals > felines."],
+        ["kitties", "about animals > kitties."],
+    ]
+    assert first.dtype == np.int64 and first.tolist() == [0, 2, 3]
+
+
+@given(dags(), st.data())
+def test_the_groups_of_a_class_are_its_names_in_their_order(tree, data):
+    counts = data.draw(st.lists(st.integers(1, 3), min_size=len(tree), max_size=len(tree)))
+    named = replace(tree, names=tuple(tuple(f"n{row}.{at}" for at in range(n)) for row, n in enumerate(counts)))
+    groups, first = ensembles(named, ["{class_name}", "the {class_name}"])
+    assert first.tolist() == [sum(counts[:row]) for row in range(len(counts))]
+    assert by_class(groups, first) == [[[name, f"the {name}"] for name in names] for names in named.names]
+
+
+def test_a_template_with_a_description_is_left_out_for_a_class_that_has_none():
+    tree = described(NAMED, "", "they bark", "")
+    groups, first = ensembles(tree, ["{class_name}: {description}", "{class_name}"])
+    assert groups[:3] == [["animals"], ["fauna"], ["dogs: they bark", "dogs"]]
+    assert first.tolist() == [0, 2, 3]
+    for without in (NAMED, described(NAMED, "", "", "")):  # no file of descriptions, and an empty one
+        assert ensembles(without, ["{class_name}", "{description}"])[0] == ensembles(NAMED, ["{class_name}"])[0]
+
+
+@pytest.mark.parametrize("templates", [["{class_name}: {description}"], ["{description}", "{path}, {description}"]])
+def test_a_class_that_is_left_without_a_text_is_named_in_one_line(templates):
+    with pytest.raises(UserError) as caught:
+        ensembles(described(NAMED, "alive", "", "purr"), templates)
+    assert str(caught.value) == (
+        f"class id-1: has no description, and {templates[0]!r} needs one; write one in keywords_file, or add a template"
+        " with {class_name}"
+    )
+
+
+@pytest.mark.parametrize("template", ["about it", "{name}", "{class_name} {}", "{class_name", "{class_name.x}"])
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+def test_one_bad_template_of_several_is_refused(template, first):
+    with pytest.raises(UserError, match="template"):
+        ensembles(NAMED, [template, "{class_name}"][:: 1 if first else -1])
+
+
+@pytest.mark.parametrize("backend", ["embedding", "nli"])
+def test_the_default_templates_can_all_be_filled_in_with_descriptions_for_some(backend):
+    tree = described(NAMED, "alive", "", "purr")
+    templates = Similarity(backend=backend).templates(described=True)
+    groups, _ = ensembles(tree, templates)
+    assert "animals: alive" in groups[0] if backend == "embedding" else len(templates) == 1
+    assert [len(group) - len(groups[2]) for group in groups] == [int(backend == "embedding")] * 2 + [0] + [
+        int(backend == "embedding")
+    ] * 3
+    assert all(all(group) for group in groups)
+
+
+class Known:
+    """An encoder of given vectors, that notes what it is asked."""
+
+    def __init__(self, **vectors: list[float]) -> None:
+        self.vectors = vectors
+        self.asked: list[tuple[list[str], int]] = []
+
+    def encode(self, texts, batch_tokens):
+        self.asked.append((list(texts), batch_tokens))
+        return np.array([self.vectors[text] for text in texts], dtype=np.float32)
+
+
+def test_the_vector_of_a_name_is_the_mean_over_its_texts_at_length_one():
+    encoder = Known(a=[1, 0, 0], b=[0, 1, 0], c=[0, 0, 1], d=[0.6, 0.8, 0])
+    found = label_vectors(encoder, [["a"], ["a", "b"], ["b", "c", "a"], ["d"], ["a", "a", "b"]], 77)
+    expected = np.array([[1, 0, 0], [1, 1, 0], [1, 1, 1], [0.6, 0.8, 0], [2, 1, 0]])
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)
+    assert encoder.asked == [(list("aabbcadaab"), 77)]  # all at once
+
+
+def test_texts_that_cancel_out_have_no_direction_and_no_cosine():
+    labels = label_vectors(Known(a=[1, 0], b=[-1, 0]), [["a", "b"], ["a"]])
+    assert labels.tolist() == [[0, 0], [1, 0]]
+    assert embedding_scores(np.eye(2, dtype=np.float32), labels, np.array([0, 1])).tolist() == [[0, 1], [0, 0]]
+
+
 @pytest.mark.parametrize("names", ["best", "mean"])
-def test_embedding_scores_are_cosines(tmp_path, names, monkeypatch):
-    monkeypatch.setattr(scoring, "BLOCK", 4)
+@pytest.mark.parametrize("block", [1, 4, 4096])
+def test_embedding_scores_are_cosines_with_the_names_of_each_class(tmp_path, names, block, monkeypatch):
+    monkeypatch.setattr(scoring, "BLOCK", block)
     encoder = Encoder.load(str(save_model(tmp_path, "bert")), max_length=32)
     documents = encoder.encode(sentences(9))
-    found = embedding_scores(encoder, documents, CLASSES, names)
-    assert found.shape == (9, 4)
+    tree = described(NAMED, "", "the law", "")
+    templates = ["{class_name}", "this text is about {class_name}", "{class_name}: {description}"]
+    groups, first = ensembles(tree, templates)
+    found = embedding_scores(documents, label_vectors(encoder, groups), first, names)
+    assert found.shape == (9, 3)
     assert found.dtype == np.float32
-    for column, texts in enumerate(CLASSES):
-        cosines = documents.astype(np.float64) @ encoder.encode(texts).astype(np.float64).T
+    for column, each in enumerate(tree.names):
+        vectors = []
+        for name in each:
+            texts = [template.format(class_name=name, description="the law") for template in templates]
+            mean = encoder.encode(texts[: 3 if column == 1 else 2]).astype(np.float64).mean(axis=0)
+            vectors.append(mean / np.linalg.norm(mean))
+        cosines = documents.astype(np.float64) @ np.array(vectors).T
         np.testing.assert_allclose(found[:, column], cosines.max(1) if names == "best" else cosines.mean(1), atol=1e-6)
+
+
+def test_a_class_that_goes_by_one_name_is_scored_by_it_alone():
+    documents = np.array([[1, 0], [0.6, 0.8]], dtype=np.float32)
+    labels = np.array([[1, 0], [0, 1], [0.8, 0.6]], dtype=np.float32)
+    for names, second in (("best", [0.8, 0.96]), ("mean", [0.4, 0.88])):
+        found = embedding_scores(documents, labels, np.array([0, 1]), names)
+        np.testing.assert_allclose(found, np.column_stack([[1, 0.6], second]), atol=1e-6)

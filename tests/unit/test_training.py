@@ -105,6 +105,54 @@ def test_a_trained_encoder_learns_from_tokens_in_two_groups(tmp_path):
     assert not moved & {"classes.features", "classes.edge_index"}
 
 
+# ---- how long
+
+
+@pytest.mark.parametrize(
+    ("min_steps", "epochs"), [(0, 3), (1, 3), (12, 3), (13, 4), (16, 4), (17, 5)], ids=lambda value: str(value)
+)
+def test_a_small_corpus_has_more_epochs_until_the_steps_are_enough(tmp_path, min_steps, epochs):
+    """An epoch has 4 steps; 3 epochs are asked for."""
+    log = Recorder()
+    _, report = learn(tmp_path, log=MetricsLog([log]), min_steps=min_steps)
+    assert -(-report.documents // 32) == 4
+    assert [each["epoch"] for each in report.history] == list(range(1, epochs + 1))
+    assert log.of("step", "step") == list(range(4 * epochs))
+
+
+def test_one_document_has_as_many_epochs_as_steps_are_asked_for(tmp_path):
+    documents, targets = corpus(1)
+    settings = Optimisation(epochs=2, min_steps=7)
+    report = train(model_of(), documents, targets, ["one"], settings, tmp_path, QUIET)
+    assert len(report.history) == 7
+
+
+def test_more_epochs_by_steps_are_the_same_run_as_more_epochs(tmp_path):
+    logs = Recorder(), Recorder()
+    asked, _ = learn(tmp_path / "a", log=MetricsLog([logs[0]]), epochs=5)
+    needed, _ = learn(tmp_path / "b", log=MetricsLog([logs[1]]), epochs=1, min_steps=18)
+    assert same(weights(asked), weights(needed))
+    rates = [log.of("step", "head_lr") for log in logs]
+    assert rates[0] == rates[1] and rates[1][-1] == min(rates[1][2:]) < 0.1 * max(rates[1])  # they fall to the very end
+
+
+def test_a_run_of_more_epochs_by_steps_is_resumed_where_it_was(tmp_path, monkeypatch):
+    settings, log, told = {"epochs": 1, "min_steps": 16}, MetricsLog.__call__, []
+    whole, expected = learn(tmp_path / "whole", **settings)
+
+    def stopping(self, event, **values):
+        if event == "step" and values["step"] == 10:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(MetricsLog, "__call__", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path / "stopped", **settings)
+    monkeypatch.setattr(MetricsLog, "__call__", log)
+    found, report = learn(tmp_path / "stopped", machine=Machine(warn=told.append), **settings)
+    assert told == ["resumed after epoch 2 of 4"]
+    assert same(weights(found), weights(whole)) and report == expected
+
+
 # ---- documents
 
 

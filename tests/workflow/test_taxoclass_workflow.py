@@ -111,7 +111,9 @@ def test_the_whole_run_makes_every_declared_file(finished):
     for name in [*STAGES[:4], "self_train_1", "self_train_2", "self_train_3", *STAGES[5:]]:
         provenance = finished.json(f"provenance/{name}.json")
         assert provenance["seconds"] > 0 and provenance["code"]
-        assert f"{name.rstrip('_123'):<7}| " in (finished.folder / "logs" / f"{name}.log").read_text()
+        assert re.search(
+            rf"(?m)^{name.rstrip('_123')} *\| .* MB", (finished.folder / "logs" / f"{name}.log").read_text()
+        )
         assert (finished.folder / "benchmarks" / f"{name}.tsv").exists()
 
 
@@ -172,7 +174,7 @@ def test_without_a_granted_gpu_one_line_says_that_the_cpu_is_used(finished):
         told = [
             line for line in (finished.folder / "logs" / f"{name}.log").read_text().splitlines() if "device" in line
         ]
-        assert told == [f"{name.removesuffix('_1'):<7}| device: cpu x 1 (no GPU granted)"]
+        assert len(told) == 1 and told[0].endswith("| device: cpu x 1 (no GPU granted)")
 
 
 # ---- what stops where
@@ -510,7 +512,7 @@ def test_an_encoder_that_is_not_where_it_was_is_asked_for(finished, tmp_path, ca
 def test_another_encoder_is_refused_in_words(finished, tmp_path, capfd, new_texts):
     save_model(tmp_path / "other", seed=1)
     outcome = predict(finished, capfd, "--input", new_texts, "--encoder", tmp_path / "other")
-    assert "its weights are not those of the training" in outcome.complaint
+    assert "its weights" in outcome.complaint and "the training" in outcome.complaint
 
 
 def test_another_tokenizer_is_refused_in_words(finished, tmp_path, capfd, new_texts):
@@ -521,13 +523,14 @@ def test_another_tokenizer_is_refused_in_words(finished, tmp_path, capfd, new_te
     )
     assert (other / "tokenizer.json").read_text() != text
     outcome = predict(finished, capfd, "--input", new_texts, "--encoder", other)
-    assert "its tokenizer" in outcome.complaint and "of the training" in outcome.complaint
+    assert "its tokenizer" in outcome.complaint and "the training" in outcome.complaint
 
 
 def test_a_model_of_another_taxonomy_is_refused_in_words(copied, capfd, new_texts):
-    path = copied.results / "taxonomy.json"
-    path.write_text(path.read_text().replace('"44"', '"45"'))
-    outcome = predict(copied, capfd, "--input", new_texts, "--taxonomy", path)
+    for path in ((copied.folder / "data" / name) for name in ("classes.tsv", "hierarchy.tsv")):
+        path.write_text(path.read_text().replace("44", "45"))
+    copied.replayed(capfd, "--until", "check_corpus")
+    outcome = predict(copied, capfd, "--input", new_texts, "--taxonomy", copied.results / "taxonomy.json")
     assert "was trained for another taxonomy" in outcome.complaint
     assert "44" in outcome.complaint and "45" in outcome.complaint
 
