@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from common import files
 from common.stage import Stage, run_stage
 from common.taxoclass_settings import CheckCorpus
 from taxoclass import products
-from taxoclass.corpus import joined, read_corpus
-from taxoclass.reading import read_taxonomy
+from taxoclass.inputs import Texts, read_texts
 
 
 def main() -> None:
@@ -29,31 +30,30 @@ def main() -> None:
             "out-details": "JSON: what was found",
         },
         work=work,
-        optional=("classes", "keywords", "test"),
+        values={"source": "digest of the files, kept in out-details"},
+        optional=("classes", "keywords", "test", "source"),
     )
 
 
 def work(stage: Stage) -> None:
-    paths, settings = stage.paths, stage.settings
-    taxonomy = read_taxonomy(paths.classes, paths.hierarchy, paths.keywords)
-    parts = {products.TRAIN: (paths.train, read_corpus(paths.train, settings.text_field, settings.train_split))}
-    if paths.test:
-        parts[products.TEST] = (paths.test, read_corpus(paths.test, settings.text_field, settings.test_split))
-    corpus = joined(parts)
+    paths = stage.paths
+    files_given = (paths.classes, paths.hierarchy, paths.keywords, paths.train, paths.test)
+    taxonomy, corpus = read_texts(Texts(*files_given, **stage.parameters))
     if corpus.n_empty:
         stage.warn(f"{corpus.n_empty:,} of {len(corpus):,} documents have no text; they are labelled all the same")
     lengths = np.array([len(text) for text in corpus.texts])
     products.write_taxonomy(paths.out_taxonomy, taxonomy)
     products.write_corpus(paths.out_corpus, corpus)
-    sizes = {name: len(part) for name, (_, part) in parts.items()}
+    sizes = Counter(corpus.split)
     levels = np.bincount(taxonomy.level)
     files.write_json(
         paths.out_details,
         {
             "parameters": stage.parameters,
+            "source": paths.source,
             "documents": len(corpus),
             "train_size": sizes[products.TRAIN],
-            "test_size": sizes.get(products.TEST, 0),
+            "test_size": sizes[products.TEST],
             "empty_documents": corpus.n_empty,
             "repeated_texts": len(corpus) - len(set(corpus.texts)),
             "characters": {"median": np.median(lengths), "largest": lengths.max()},

@@ -11,6 +11,7 @@ from common.taxoclass_settings import CoreClasses
 from taxoclass import mining, products
 from taxoclass.decoding import full_weights, level_weights
 from taxoclass.expected_f1 import upward
+from taxoclass.labels import Cores, Sparse
 from taxoclass.posterior import leaf_posterior
 from taxoclass.taxonomy import Taxonomy
 
@@ -26,7 +27,7 @@ def main() -> None:
             "details": "JSON of similarity",
         },
         outputs={
-            "out-cores": "npz: candidates and core classes in CSR layout, thresholds",
+            "out-cores": "npz: candidates (mining: taxoclass) and core classes in CSR layout, thresholds",
             "out-details": "JSON: coverage, cores a document, share by level, classes never chosen",
         },
         work=work,
@@ -40,14 +41,7 @@ def work(stage: Stage) -> None:
     # path scores multiply, so candidate selection wants [0, 1]
     unit = expit if stored.meta["scale"] == "logit" else mining.unit_similarity
     similarity = unit(stored.similarity)
-    candidates = mining.candidates(
-        similarity,
-        taxonomy,
-        quota_offset=settings.candidate_selection_quota,
-        cap_offset=settings.candidate_selection_cap,
-        power=settings.candidate_selection_power,
-    )
-    cores, weights = mine(settings, stored.similarity, similarity, stored.neighbours, taxonomy, candidates)
+    candidates, cores, weights = mine(settings, stored.similarity, similarity, stored.neighbours, taxonomy)
     products.write_cores(paths.out_cores, candidates, cores, doc_ids, taxonomy, stage.parameters)
     found = mining.report(cores, taxonomy)
     files.write_json(
@@ -76,20 +70,27 @@ def mine(
     similarity: np.ndarray,
     neighbours: np.ndarray,
     taxonomy: Taxonomy,
-    candidates: mining.Sparse,
-) -> tuple[mining.Cores, np.ndarray | None]:
-    """Core classes, and the level weights that they were chosen by.
+) -> tuple[Sparse, Cores, np.ndarray | None]:
+    """Candidates (none, if nobody asks for them), core classes, and the level weights that these were chosen by.
 
     scores : (N, C) as stored. similarity : the same in [0, 1].
     """
+    none = Sparse.empty(len(scores))
     if settings.mining == "posterior":
         probability = upward(leaf_posterior(scores, taxonomy, neighbours), taxonomy)
-        return mining.surest(probability, taxonomy, share=settings.core_share), None
+        return none, mining.surest(probability, taxonomy, share=settings.core_share), None
     if settings.mining == "path_margin":
         given = settings.level_weights
         weights = level_weights(similarity, taxonomy) if given is None else full_weights(given, taxonomy)
-        return mining.path_margin(similarity, taxonomy, share=settings.core_share, weights=weights), weights
-    found = mining.cores(
+        return none, mining.path_margin(similarity, taxonomy, share=settings.core_share, weights=weights), weights
+    candidates = mining.candidates(
+        similarity,
+        taxonomy,
+        quota_offset=settings.candidate_selection_quota,
+        cap_offset=settings.candidate_selection_cap,
+        power=settings.candidate_selection_power,
+    )
+    cores = mining.cores(
         similarity,
         taxonomy,
         candidates,
@@ -97,7 +98,7 @@ def mine(
         require_positive=settings.require_positive,
         min_conf=settings.min_conf,
     )
-    return found, None
+    return candidates, cores, None
 
 
 if __name__ == "__main__":

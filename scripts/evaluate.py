@@ -12,7 +12,7 @@ from common.stage import Stage, run_stage
 from common.taxoclass_settings import Evaluate
 from taxoclass import metrics, mining, products
 from taxoclass.corpus import gold_warnings, read_labels
-from taxoclass.decoding import Labels
+from taxoclass.labels import Labels
 
 
 def main() -> None:

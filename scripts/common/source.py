@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 from pathlib import Path
 
@@ -18,19 +19,24 @@ def used_modules(script: Path, root: Path) -> list[Path]:
         if path in seen:
             continue
         seen.add(path)
-        waiting += [found for name in _imports(path) if (found := root / (name.replace(".", "/") + ".py")).is_file()]
+        waiting += [
+            found
+            for name in _imports(path.read_text(encoding="utf-8"))
+            if (found := root / (name.replace(".", "/") + ".py")).is_file()
+        ]
     return sorted(path for path in seen if path.relative_to(root).parts[0] != GROUND)
 
 
-def _imports(path: Path) -> set[str]:
+@functools.cache
+def _imports(source: str) -> frozenset[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             # a name imported from a package may be a module or an object: a module is a file
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
 def source_digest(script: Path, root: Path) -> str:

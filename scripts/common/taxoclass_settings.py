@@ -134,9 +134,12 @@ class CoreClasses(CandidateSelection, LevelWeights):
         read = {
             "posterior": ("core_share",),
             "path_margin": ("core_share", "level_weights"),
-            "taxoclass": ("confidence_threshold_percentile", "require_positive", "min_conf"),
+            "taxoclass": (
+                *CandidateSelection.model_fields,
+                *("confidence_threshold_percentile", "require_positive", "min_conf"),
+            ),
         }[settings["mining"]]
-        kept = {"mining", *CandidateSelection.model_fields, *read}
+        kept = {"mining", *read}
         return {key: value for key, value in settings.items() if key in kept}
 
 
@@ -190,6 +193,15 @@ class TrainClassifier(Optimiser):
     def _off_is_no_boolean(cls, value: Any) -> Any:
         """YAML reads off and no as false."""
         return "off" if value is False else value
+
+    @classmethod
+    def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Without what a model without a graph, or with a fixed encoder, does not read."""
+        unread = {
+            *(("gnn_num_layers",) if settings["gnn"] == "off" else ()),
+            *(("doc_chunks",) if settings["encoder_trainable"] else ("encoder_lr", "gradient_checkpointing")),
+        }
+        return {key: value for key, value in settings.items() if key not in unread}
 
     @model_validator(mode="after")
     def _windows_are_for_fixed_encoders(self) -> TrainClassifier:

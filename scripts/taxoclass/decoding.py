@@ -8,7 +8,7 @@ never chosen and neither is a chain through it. Equal scores are decided by row,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -16,60 +16,12 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from taxoclass.expected_f1 import best_sets, closed_sets
+from taxoclass.labels import Labels
 from taxoclass.taxonomy import Taxonomy
 
 Method = Literal["expected_f1", "path", "topk", "threshold", "topdown", "beam", "prune"]
 
 CELLS = 2**21  # of documents x chains, handled together
-
-
-class Labels(NamedTuple):
-    """Of each document a set of classes, in CSR layout.
-
-    indptr : (N + 1,) int64; document i has ``indices[indptr[i] : indptr[i + 1]]``.
-    indices : (L,) int32, class rows, ascending in each document.
-    """
-
-    indptr: np.ndarray
-    indices: np.ndarray
-
-    @classmethod
-    def of(cls, sets: Iterable[Iterable[int]]) -> Labels:
-        """Labels of one set of class rows a document; repeats count once."""
-        rows = [sorted(set(each)) for each in sets]
-        return cls._pack([len(each) for each in rows], [row for each in rows for row in each])
-
-    @classmethod
-    def where(cls, mask: np.ndarray) -> Labels:
-        """Labels of a (N, C) bool mask."""
-        return cls._pack(mask.sum(axis=1), np.nonzero(mask)[1])
-
-    @classmethod
-    def _pack(cls, counts: Iterable[int] | np.ndarray, indices: Iterable[int] | np.ndarray) -> Labels:
-        lengths = np.asarray(counts, dtype=np.int64)
-        return cls(np.concatenate(([0], np.cumsum(lengths))), np.asarray(indices, dtype=np.int32))
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """(N,) int64: labels of each document."""
-        return np.diff(self.indptr)
-
-    @property
-    def rows(self) -> np.ndarray:
-        """(L,) int64: the document of each entry of ``indices``."""
-        return np.repeat(np.arange(len(self.sizes)), self.sizes)
-
-    def matrix(self, n_classes: int) -> csr_array:
-        """(N, C) float64, 1 where a document has a class."""
-        content = np.ones(len(self.indices)), self.indices, self.indptr
-        return csr_array(content, shape=(len(self.sizes), n_classes))
-
-    def closed(self, taxonomy: Taxonomy) -> csr_array:
-        """(N, C) float64, 1 where a document has a class or one below it."""
-        own = self.matrix(len(taxonomy))
-        closed = (own + own @ taxonomy.ancestors.astype(np.float64)).tocsr()
-        closed.data[:] = 1
-        return closed
 
 
 class Decoded(NamedTuple):
@@ -302,7 +254,7 @@ def decode(
     if not parts:
         return Decoded(Labels.of([]), np.empty(0, np.int32), np.empty(0, np.float32))
     sizes, classes, chain, score = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Decoded(Labels._pack(sizes, classes), chain.astype(np.int32), score.astype(np.float32))
+    return Decoded(Labels.pack(sizes, classes), chain.astype(np.int32), score.astype(np.float32))
 
 
 def _decode(

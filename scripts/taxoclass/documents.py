@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
-from taxoclass.encoders import BATCH_TOKENS, Encoder, Progress, Warn, encode_cached, log_warning, unseen
+from taxoclass.encoders import BATCH_TOKENS, Encoder, Progress, Warn, encode_cached, locate, log_warning, unseen
 from taxoclass.scoring import label_texts
 from taxoclass.taxonomy import Taxonomy
 from taxoclass.training import Documents, Tokens, Vectors
@@ -19,7 +19,7 @@ def origin(encoder: Encoder, trainable: bool) -> dict[str, Any]:
     """What a bundle keeps of the encoder, to open the same one later."""
     loaded = encoder.loaded
     return {
-        "id": loaded.name,
+        "id": str(loaded.folder.resolve()) if Path(loaded.name).expanduser().is_dir() else loaded.name,
         "sha256": loaded.weights_sha256,
         "tokenizer_sha256": loaded.tokenizer_sha256,
         "max_length": loaded.max_length,
@@ -45,8 +45,12 @@ def reopen(
     ------
     UserError : it is not there, or it is another one.
     """
+    try:
+        where = locate(name or made["id"], local_files_only)
+    except UserError as error:
+        raise UserError(f"{error} (the encoder of the training; predict.py --encoder says where it is now)") from None
     encoder = Encoder.load(
-        name or made["id"],
+        str(where),
         device,
         made["max_length"],
         local_files_only,

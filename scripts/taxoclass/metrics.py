@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
-from taxoclass.decoding import Labels
+from taxoclass.labels import Labels
 from taxoclass.taxonomy import Taxonomy
 
 CELLS = 2**22  # of scores, handled together

@@ -19,50 +19,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from taxoclass.decoding import Chains, Labels, blocks, first_best
+from taxoclass.decoding import Chains, blocks, first_best
 from taxoclass.expected_f1 import best_class
+from taxoclass.labels import Cores, Labels, Sparse
 from taxoclass.taxonomy import Taxonomy
 
 PAIRS = 2**20  # (document, class) pairs handled together
-
-
-class Sparse(NamedTuple):
-    """Some (document, class) pairs with a value each, in CSR layout.
-
-    indptr : (N + 1,) int64.
-    indices : (L,) int32, class rows, ascending in each document.
-    values : (L,) float32.
-    """
-
-    indptr: np.ndarray
-    indices: np.ndarray
-    values: np.ndarray
-
-    @property
-    def labels(self) -> Labels:
-        """The pairs without their values."""
-        return Labels(self.indptr, self.indices)
-
-
-class Cores(NamedTuple):
-    """Core classes of N documents, in CSR layout.
-
-    indptr : (N + 1,) int64.
-    indices : (L,) int32, class rows, ascending in each document.
-    confidence : (L,) float32, in units of similarity.
-    thresholds : (C,) float64, the percentile that a class's confidence had to exceed, NaN for a class that was never a
-        candidate; of ``path_margin``, the smallest gap that was kept, for all classes; of ``surest``, of each class.
-    """
-
-    indptr: np.ndarray
-    indices: np.ndarray
-    confidence: np.ndarray
-    thresholds: np.ndarray
-
-    @property
-    def labels(self) -> Labels:
-        """The core classes without their confidences."""
-        return Labels(self.indptr, self.indices)
 
 
 def unit_similarity(cosine: np.ndarray) -> np.ndarray:

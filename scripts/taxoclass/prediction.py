@@ -10,8 +10,9 @@ import numpy as np
 from scipy.special import expit
 
 from taxoclass.classifier import Classifier
-from taxoclass.decoding import Labels, Method, decode, level_weights
+from taxoclass.decoding import Method, decode, level_weights
 from taxoclass.expected_f1 import consistent_probabilities
+from taxoclass.labels import Labels
 from taxoclass.taxonomy import Taxonomy
 from taxoclass.training import CPU, Documents, Machine, Runner
 

@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 from common import files
 from common.errors import UserError
 from taxoclass.corpus import Corpus
-from taxoclass.decoding import Labels
-from taxoclass.mining import Cores, Sparse
+from taxoclass.labels import Cores, Labels, Sparse
 from taxoclass.taxonomy import Taxonomy
 
 TRAIN, TEST = "train", "test"

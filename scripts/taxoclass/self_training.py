@@ -17,7 +17,8 @@ from torch import Tensor
 from common import files
 from taxoclass.bundle import check_space, weights_digest
 from taxoclass.classifier import Classifier
-from taxoclass.decoding import Decoded, Labels, decode
+from taxoclass.decoding import Decoded, decode
+from taxoclass.labels import Labels
 from taxoclass.metrics_log import MetricsLog
 from taxoclass.targets import CoreTargets, SelfTargets, Target, log_masses, sharpened
 from taxoclass.taxonomy import Taxonomy

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from common.config import RUNTIMES, STAGES, Config, explain, load, runtime_of, stage_settings, with_runtime
 from common.descriptors_settings import Descriptors, Pass1, Runtime
 from common.errors import UserError
-from common.taxoclass_settings import CoreClasses, Taxoclass, TaxoclassRuntime
+from common.taxoclass_settings import CoreClasses, Taxoclass, TaxoclassRuntime, TrainClassifier
 
 GIVEN = {"parquet_glob": "data/*.parquet"}
 FILES = {"hierarchy_file": "edges.tsv", "train_corpus": "corpus.jsonl"}
@@ -232,7 +232,7 @@ def test_the_settings_of_a_stage_are_its_own_and_none_of_the_machines(stage):
     section, model = STAGES[stage]
     mine = stage_settings(load(BOTH), stage)
     assert mine.keys() <= model.model_fields.keys()
-    if stage not in ("similarity", "core_classes"):  # which leave out what they do not read
+    if stage not in ("similarity", "core_classes", "train_classifier"):  # which leave out what they do not read
         assert mine.keys() == model.model_fields.keys()
     assert not mine.keys() & RUNTIMES[section].model_fields.keys()
     assert runtime_of(model) is RUNTIMES[section]
@@ -342,8 +342,8 @@ MINING = {
 @pytest.mark.parametrize(
     ("mining", "unread"),
     [
-        ("posterior", {"level_weights", "confidence_threshold_percentile", "require_positive", "min_conf"}),
-        ("path_margin", {"confidence_threshold_percentile", "require_positive", "min_conf"}),
+        ("posterior", SELECTION | {"level_weights", "confidence_threshold_percentile", "require_positive", "min_conf"}),
+        ("path_margin", SELECTION | {"confidence_threshold_percentile", "require_positive", "min_conf"}),
         ("taxoclass", {"core_share", "level_weights"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "unread",
@@ -356,6 +356,28 @@ def test_what_the_chosen_mining_does_not_read_mines_nothing_again(mining, unread
     read = stage_settings(before, "core_classes")
     assert read.keys() == {"mining", *MINING} - unread
     assert CoreClasses.model_validate(read).model_dump().items() >= read.items()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "unread"),
+    [
+        ({}, {"encoder_lr", "gradient_checkpointing"}),
+        ({"gnn": "off"}, {"gnn_num_layers", "encoder_lr", "gradient_checkpointing"}),
+        ({"gnn": False}, {"gnn_num_layers", "encoder_lr", "gradient_checkpointing"}),
+        ({"encoder_trainable": True}, {"doc_chunks"}),
+        ({"encoder_trainable": True, "gnn": "off"}, {"gnn_num_layers", "doc_chunks"}),
+    ],
+    ids=lambda value: "+".join(value) or "defaults" if isinstance(value, dict) else "unread",
+)
+def test_what_the_chosen_model_does_not_read_trains_nothing_again(chosen, unread):
+    other = {"gnn_num_layers": 3, "encoder_lr": 1e-4, "gradient_checkpointing": True, "doc_chunks": 2}
+    before = with_both("taxoclass", **chosen)
+    for key in other.keys() - ({"doc_chunks"} if "encoder_trainable" in chosen else set()):  # which must be 1 then
+        again = "train_classifier" in rerun(before, with_both("taxoclass", **chosen, **{key: other[key]}))
+        assert again == (key not in unread), key
+    read = stage_settings(before, "train_classifier")
+    assert read.keys() == TrainClassifier.model_fields.keys() - unread
+    assert TrainClassifier.model_validate(read).model_dump().items() >= read.items()
 
 
 def test_another_way_of_mining_mines_again():

@@ -19,6 +19,7 @@ from common.errors import UserError
 from common.taxoclass_settings import Files
 from common.files import contents_digest, read_json, write_json
 from common.source import source_digest
+from taxoclass.inputs import Texts, read_texts
 from descriptors.table import files_digest, find_files, open_table
 
 
@@ -83,6 +84,14 @@ def check_files(paths):
             raise UserError(f"config: taxoclass.{key} = {path!r} is no readable file; correct the path")
         if path is not None and os.path.isdir(path):
             raise UserError(f"config: taxoclass.{key} = {path!r} is a folder; name the file in it")
+
+
+def check_texts(made, given, source):
+    """Read changed texts before the job that would: a job that fails loses its earlier outputs, and all that follow."""
+    now = stage_settings(config, "check_corpus")
+    if Path(made).exists() and [read_json(made).get(key) for key in ("source", "parameters")] != [source, now]:
+        files_given = (given.get(flag) for flag in ("classes", "hierarchy", "keywords", "train", "test"))
+        read_texts(Texts(*files_given, **now))
 
 
 def check_record(stage, made):

@@ -21,6 +21,9 @@ CACHE = f"{TAXOCLASS}/cache"
 if workflow.is_main_process:
     checked(check_paths, [RESULTS, *CORPUS_FILES.values()])
     checked(check_files, {key: SETTINGS[key] for key in Files.model_fields})
+SOURCE = checked(contents_digest, list(CORPUS_FILES.values()))
+if workflow.is_main_process:
+    checked(check_texts, f"{TAXOCLASS}/check_corpus.json", CORPUS_FILES, SOURCE)
 
 
 rule check_corpus:
@@ -45,14 +48,14 @@ rule check_corpus:
         machine=TAXOCLASS_MACHINE,
     params:
         settings=settings("check_corpus"),
-        source=checked(contents_digest, list(CORPUS_FILES.values())),
+        source=SOURCE,
         code=code("check_corpus"),
         script=SCRIPTS / "check_corpus.py",
         files=" ".join(f"--{flag} {shlex.quote(path)}" for flag, path in CORPUS_FILES.items()),
         provenance=f"{TAXOCLASS}/provenance/check_corpus.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} {params.files}"
-        " --out-taxonomy {output.taxonomy:q} --out-corpus {output.corpus:q} --out-details {output.details:q}"
+        " --source {params.source} --out-taxonomy {output.taxonomy:q} --out-corpus {output.corpus:q} --out-details {output.details:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"
 
 
