@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from scipy.sparse import csr_array
 
-from taxoclass.expected_f1 import best_sets, closed_sets
+from taxoclass.expected_f1 import best_sets
 from taxoclass.labels import Labels
 from taxoclass.taxonomy import Taxonomy
 
@@ -272,10 +272,10 @@ def _decode(
         _limit(labels, node, taxonomy, rules)
     else:
         if method == "expected_f1":
-            labels |= best_sets(np.where(node > -np.inf, node, 0), closed_sets(taxonomy), rules.max_labels)
+            labels |= best_sets(node, taxonomy, rules.min_labels, rules.max_labels)
         else:
             labels |= _classes(node, taxonomy, method, rules)
-        _limit(labels, node, taxonomy, rules)
+            _limit(labels, node, taxonomy, rules)
         ends = chains.within_to_the_end(labels) if method == "expected_f1" else chains.within(labels)
         chain = first_best(np.where(ends, score, -np.inf))
     best = np.where(chain >= 0, score[chain, np.arange(len(chain))], np.nan)

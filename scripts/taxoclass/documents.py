@@ -19,7 +19,7 @@ def origin(encoder: Encoder, trainable: bool) -> dict[str, Any]:
     """What a bundle keeps of the encoder, to open the same one later."""
     loaded = encoder.loaded
     return {
-        "id": str(loaded.folder.resolve()) if Path(loaded.name).expanduser().is_dir() else loaded.name,
+        "id": loaded.name,
         "sha256": loaded.weights_sha256,
         "tokenizer_sha256": loaded.tokenizer_sha256,
         "max_length": loaded.max_length,
@@ -46,11 +46,11 @@ def reopen(
     UserError : it is not there, or it is another one.
     """
     try:
-        where = locate(name or made["id"], local_files_only)
+        locate(name or made["id"], local_files_only)
     except UserError as error:
         raise UserError(f"{error} (the encoder of the training; predict.py --encoder says where it is now)") from None
     encoder = Encoder.load(
-        str(where),
+        name or made["id"],
         device,
         made["max_length"],
         local_files_only,

@@ -18,7 +18,6 @@ from scipy.special import softmax
 from taxoclass.taxonomy import Taxonomy
 
 BLOCK = 4096  # documents handled together
-ROUNDING = 1e-9
 
 
 def closed_sets(taxonomy: Taxonomy) -> csr_array:
@@ -39,7 +38,7 @@ def consistent_probabilities(logits: np.ndarray, taxonomy: Taxonomy) -> np.ndarr
 
 
 def best_class(probability: np.ndarray, taxonomy: Taxonomy) -> tuple[np.ndarray, np.ndarray]:
-    """The class whose closed set has the highest expected F1, and that value.
+    """The class whose closed set has the highest expected F1 and is worth more than without it; and that value.
 
     probability : (N, C) float.
 
@@ -53,34 +52,49 @@ def best_class(probability: np.ndarray, taxonomy: Taxonomy) -> tuple[np.ndarray,
     for start in range(0, len(probability), BLOCK):
         part = probability[start : start + BLOCK].T.astype(np.float64)
         worth = 2 * (closed @ part) / (sizes + part.sum(axis=0))
+        worth[2 * part <= worth] = 0  # its ancestors without it are worth more
         here = slice(start, start + BLOCK)
         best[here], value[here] = worth.argmax(axis=0), worth.max(axis=0)
     return best, value
 
 
-def best_sets(probability: np.ndarray, closed: csr_array, most: int) -> np.ndarray:
-    """Label sets, grown greedily from closed sets while the expected F1 rises.
+def best_sets(probability: np.ndarray, taxonomy: Taxonomy, least: int = 0, most: int | None = None) -> np.ndarray:
+    """Label sets of the highest expected F1, among those that hold all ancestors of their labels.
 
-    probability : (C, B) float64. closed : of ``closed_sets``. most : labels of a document.
+    Where no class is likelier than a parent, the best set of k labels is that of the k likeliest, so the search is over
+    k. (A class that is likelier than a parent lends it its probability.)
+
+    Parameters
+    ----------
+    probability : (C, B) float64, -inf where unscored: such a class is no label, nor is one below it.
+    least, most : labels of a document, least <= most; where fewer are scored, these.
 
     Returns
     -------
-    (C, B) bool, closed under all ancestors; empty where all probabilities are 0.
+    (C, B) bool; of equally good sets the smaller; empty where all probabilities are 0, if ``least`` allows.
     """
-    total = probability.sum(axis=0)
-    labels = np.zeros(probability.shape, dtype=bool)
-    value = np.zeros(probability.shape[1])
-    active = np.arange(probability.shape[1])
-    while len(active):
-        new, p = ~labels[:, active], probability[:, active]
-        added = closed @ new.astype(np.float64)
-        size = (~new).sum(axis=0) + added
-        worth = 2 * ((p * ~new).sum(axis=0) + closed @ (p * new)) / (size + total[active])
-        worth[(added == 0) | (size > most)] = -np.inf
-        best = worth.argmax(axis=0)
-        gain = worth[best, np.arange(len(active))]
-        grows = gain > value[active] + ROUNDING
-        active, best = active[grows], best[grows]
-        labels[:, active] |= closed[best].toarray().T > 0
-        value[active] = gain[grows]
+    p = _lent(probability, taxonomy)
+    order = np.argsort(taxonomy.depth, kind="stable")
+    ranked = order[np.argsort(-p[order], axis=0, kind="stable")]  # of equals, the less deep, then the first
+    value = np.take_along_axis(p, ranked, axis=0)
+    count = np.arange(1, len(p) + 1)[:, None]
+    total = np.where(p > 0, p, 0).sum(axis=0)
+    worth = 2 * np.where(value > 0, value, 0).cumsum(axis=0) / (count + total)
+    worth[(value <= 0) | (count > (most or len(p)))] = 0
+    size = np.where(worth.any(axis=0), worth.argmax(axis=0) + 1, 0)
+    size = np.maximum(size, np.minimum(least, (p > -np.inf).sum(axis=0)))
+    labels = np.empty(p.shape, dtype=bool)
+    np.put_along_axis(labels, ranked, count <= size, axis=0)
     return labels
+
+
+def _lent(probability: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
+    """(C, B): at least that of every class below; -inf for classes that are unscored or have an unscored ancestor."""
+    p = probability.astype(np.float64)
+    for row in taxonomy.order.tolist():
+        for parent in taxonomy.parents[row].tolist():
+            p[row, p[parent] == -np.inf] = -np.inf
+    for row in taxonomy.order[::-1].tolist():
+        for parent in taxonomy.parents[row].tolist():
+            np.maximum(p[parent], p[row], out=p[parent])
+    return p

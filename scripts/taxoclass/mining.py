@@ -25,6 +25,7 @@ from taxoclass.labels import Cores, Labels, Sparse
 from taxoclass.taxonomy import Taxonomy
 
 PAIRS = 2**20  # (document, class) pairs handled together
+ROUNDING = 1e-9  # .07 x 100 is 7, not 7.000000000000001 and so 8
 
 
 def unit_similarity(cosine: np.ndarray) -> np.ndarray:
@@ -376,7 +377,7 @@ def path_margin(
     chain, gap = np.full(len(similarity), -1), np.full(len(similarity), -np.inf)
     for some, node in blocks(similarity, taxonomy):
         chain[some], gap[some] = _margin(chains.score(node), chains)
-    count = int(np.ceil(share * (chain >= 0).sum()))
+    count = int(np.ceil(share * (chain >= 0).sum() - ROUNDING))
     kept = np.sort(np.argsort(-gap, kind="stable")[:count])
     thresholds = np.full(len(taxonomy), gap[kept].min(initial=np.inf) if count else np.nan)
     keys = kept * len(taxonomy) + chains.last[chain[kept]]
@@ -418,7 +419,7 @@ def surest(probability: np.ndarray, taxonomy: Taxonomy, *, share: float) -> Core
     order = known[np.lexsort((-worth[known], best[known]))]
     sizes = np.bincount(best[known], minlength=len(taxonomy))
     rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    kept = np.sort(order[rank < np.ceil(share * np.repeat(sizes, sizes))])
+    kept = np.sort(order[rank < np.ceil(share * np.repeat(sizes, sizes) - ROUNDING)])
     thresholds = np.full(len(taxonomy), np.nan)
     np.fmin.at(thresholds, best[kept], worth[kept])
     keys = kept * len(taxonomy) + best[kept]

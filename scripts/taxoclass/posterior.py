@@ -1,9 +1,8 @@
 """What the corpus as a whole says about each document: class shares and neighbours.
 
-Scores of single pairs are noisy per document, and a class name attracts documents whether or not the class is common.
-A posterior over the leaves, with shares that are learnt from the corpus, and averaged over the nearest documents,
-repairs much of it without labels. Probabilities of inner classes are those of the leaves below them, so that all levels
-are on one scale.
+Scores of single pairs are noisy per document, and say nothing of how common a class is. A posterior over the leaves,
+with shares that are learnt from the corpus, and averaged over the nearest documents, repairs much of it without labels.
+Probabilities of inner classes are those of the leaves below them, so that all levels are on one scale.
 
 References
 ----------
@@ -37,8 +36,9 @@ def leaf_posterior(scores: np.ndarray, taxonomy: Taxonomy, neighbours: np.ndarra
     (N, L) float32 over the leaves in their order; rows sum to 1, or to 0 where nothing is scored.
     """
     own = scores[:, taxonomy.leaves]
-    posterior = class_posterior(sharpened(own))
-    posterior[np.isnan(own).all(axis=1)] = 0
+    known = ~np.isnan(own).all(axis=1)
+    posterior: np.ndarray = np.zeros(own.shape, np.float32)
+    posterior[known] = class_posterior(sharpened(own[known]))
     if neighbours is None or not neighbours.size:
         return posterior
     n_documents, n_classes = posterior.shape
@@ -54,7 +54,9 @@ def sharpened(scores: np.ndarray) -> np.ndarray:
     values = np.where(scored, scores, 0).astype(np.float64)
     count = np.maximum(scored.sum(axis=1, keepdims=True), 1)
     centred = np.where(scored, values - values.sum(axis=1, keepdims=True) / count, 0)
-    spread = float(np.sqrt((centred**2).sum(axis=1) / count[:, 0]).mean()) if len(scores) else 0.0
+    several = scored.sum(axis=1) > 1
+    deviation = np.sqrt((centred**2).sum(axis=1) / count[:, 0])[several]
+    spread = float(deviation.mean()) if len(deviation) else 0.0
     logits = centred * (SHARPNESS / spread) if spread > 0 else centred
     return np.where(scored, logits, -1e4).astype(np.float32)
 
@@ -106,12 +108,17 @@ def neighbour_weight(n_documents: int, n_classes: int, k: int) -> float:
 
 
 def smoothed(posterior: np.ndarray, neighbours: np.ndarray, weight: float) -> np.ndarray:
-    """(1 - weight) x posterior + weight x mean posterior of the neighbours; rows still sum to 1.
+    """(1 - weight) x posterior + weight x mean posterior of the neighbours; rows of 0 stay so and count for nobody.
 
     Probabilities are averaged, not logits: a document between classes stays between them.
 
-    posterior : (N, L) float32. neighbours : (N, k) integer rows. weight : 0 to 1.
+    posterior : (N, L) float32, rows sum to 1 or 0. neighbours : (N, k) integer rows. weight : 0 to 1.
     """
     n, k = neighbours.shape
-    content = np.full(n * k, weight / k, posterior.dtype), neighbours.ravel(), np.arange(0, n * k + 1, k)
-    return (1 - weight) * posterior + csr_array(content, shape=(n, n)) @ posterior
+    known = posterior.sum(axis=1) > 0
+    counted = known[neighbours] & known[:, None]
+    content = counted.ravel().astype(posterior.dtype), neighbours.ravel(), np.arange(0, n * k + 1, k)
+    number = counted.sum(axis=1)
+    share = np.where(number > 0, weight, 0).astype(posterior.dtype)[:, None]
+    mean = (csr_array(content, shape=(n, n)) @ posterior) / np.maximum(number, 1).astype(posterior.dtype)[:, None]
+    return (1 - share) * posterior + share * mean

@@ -118,6 +118,15 @@ class Taxonomy:
         return level
 
     @cached_property
+    def depth(self) -> np.ndarray:
+        """(C,) int64, edges on the longest way from a root: every class is deeper than its parents."""
+        depth = np.zeros(len(self), dtype=np.int64)
+        for row in self.order.tolist():
+            if len(self.parents[row]):
+                depth[row] = 1 + depth[self.parents[row]].max()
+        return depth
+
+    @cached_property
     def ancestors(self) -> csr_array:
         """(C, C) bool, [i, j] true if j is a proper ancestor of i."""
         above: list[set[int]] = [set() for _ in self.ids]

@@ -19,13 +19,16 @@ from taxoclass.decoding import Labels
 from taxoclass.encoders import MINILM_PACKAGE, Encoder, encode_cached
 from taxoclass.scoring import label_texts
 
+# one worker: its project is made once
+pytestmark = pytest.mark.xdist_group("demo")
+
 DEMO = ROOT / "resources" / "wos1k"
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:
     """The folder of taxoclass after a run of the demo's texts."""
-    pytest.importorskip(MINILM_PACKAGE, reason="the sentence encoder's package is not installed (make test installs it)")
+    pytest.importorskip(MINILM_PACKAGE, reason="the sentence encoder is not installed; make test does it")
     folder = tmp_path_factory.mktemp("demo")
     section = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())["taxoclass"]
     paths = {key: str(ROOT / value) for key, value in section.items() if str(value).startswith("resources/")}

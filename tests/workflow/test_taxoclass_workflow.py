@@ -41,6 +41,9 @@ from tiny_taxoclass import (
     save_model,
 )
 
+# one worker: its project is made once
+pytestmark = pytest.mark.xdist_group("taxoclass workflow")
+
 ENTAILMENT = ("CONTRADICTION", "NEUTRAL", "ENTAILMENT")
 SECOND = "results/taxoclass/self_train/iteration_2/model.pt"
 GPU_STAGES = ["similarity", "train_classifier", "self_train_1", "predict"]
@@ -209,14 +212,12 @@ def test_settings_of_the_machine_rerun_nothing(copied):
 @pytest.mark.parametrize(
     ("setting", "first"),
     [
-        ({"text_field": "body"}, "check_corpus"),
         ({"hypothesis_template": "{class_name}"}, "similarity"),
         ({"similarity_max_length": 32}, "similarity"),
         ({"class_names": "mean"}, "similarity"),
         ({"neighbours": 5}, "similarity"),
         ({"core_share": 0.4}, "core_classes"),
         ({"mining": "taxoclass"}, "core_classes"),
-        ({"candidate_selection_quota": 3}, "core_classes"),
         ({"gnn": "off"}, "train_classifier"),
         ({"encoder_trainable": True}, "train_classifier"),
         ({"batch_size": 8}, "train_classifier"),
@@ -415,21 +416,25 @@ def test_a_state_of_other_settings_is_not_taken(copied, finished, capfd, monkeyp
     assert copied.bytes() == finished.bytes()
 
 
-def test_a_mistake_in_the_corpus_costs_no_later_result(copied):
-    before = copied.bytes("taxonomy.json", "corpus.parquet", "check_corpus.json")
+def test_a_mistake_in_the_corpus_costs_no_earlier_result(copied):
+    before = copied.bytes()
     path = copied.folder / "data" / "train.tsv"
     good = path.read_bytes()
     path.write_bytes(good + b"\xff\n")
     done = copied.snakemake()
     assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
-    complaint = "check_corpus: data/train.tsv: line 67: byte 1 (0xff) is not UTF-8; convert the file"
-    assert complaint in done.stderr
-    assert (copied.folder / "logs" / "check_corpus.log").read_text().startswith(complaint)
+    assert "Error: data/train.tsv: line 67: byte 1 (0xff) is not UTF-8; convert the file" in done.stderr
     assert copied.bytes() == before
     path.write_bytes(good)
-    # the check's own products are gone, as those of every job that fails, and made again with the same bytes
-    assert copied.run("--until", "check_corpus") == ["check_corpus"]
     assert copied.planned() == []
+
+
+def test_a_text_field_that_is_not_there_costs_no_earlier_result(copied):
+    before = copied.bytes()
+    copied.configure(text_field="body")
+    done = copied.snakemake()
+    assert done.returncode == 1 and "no header line that names a column body" in done.stderr
+    assert copied.bytes() == before
 
 
 # ---- iterations

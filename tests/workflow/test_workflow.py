@@ -20,6 +20,9 @@ import yaml
 from conftest import ROOT, write_table
 from passes import NAMES, ORDER_FREE
 
+# one worker: its project is made once
+pytestmark = pytest.mark.xdist_group("workflow")
+
 PASSES = list(NAMES)
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 
