@@ -63,6 +63,9 @@ def work(stage: Stage) -> None:
     model = bundle.load(paths.model, products.read_taxonomy(paths.taxonomy) if paths.taxonomy else None)
     settings = with_own(stage.settings, model)
     corpus = read_corpus(paths.input, paths.text_field or "text", paths.split)
+    shape = len(corpus), len(model.taxonomy)
+    if paths.out_predictions:
+        files.check_space(paths.out_predictions, 4 * shape[0] * shape[1])
     encoder = documents.reopen(
         model.encoder, device, stage.runtime.local_files_only, name=paths.encoder, warn=stage.warn
     )
@@ -74,7 +77,6 @@ def work(stage: Stage) -> None:
             f"{encoder.tally.truncated:,} documents are longer than the {encoder.loaded.max_length * encoder.chunks} "
             "tokens that the model reads of each"
         )
-    shape = len(corpus), len(model.taxonomy)
     machine = Machine([torch.device(device)], warn=stage.warn)
     scale = scale_of(settings.decode, model.taxonomy)
     if not paths.out_predictions:
@@ -82,7 +84,6 @@ def work(stage: Stage) -> None:
         report(stage, settings, model, corpus, predicted)
         return
     with files.atomic(paths.out_predictions) as temporary:
-        bundle.check_space(paths.out_predictions, 4 * shape[0] * shape[1])
         streamed = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
         predict_into(streamed, model.model, texts, machine, scale)
         streamed.flush()

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -122,7 +123,7 @@ def iterate(stage: Stage, before: dict[str, Any]) -> None:
     log.close()
     weights, labels = before["level_weights"], products.read_label_sets(paths.labels, corpus.doc_ids, taxonomy)
     if report.kept == "end":
-        labels, found = opinion(files.read_npy(scratch / LOGITS), taxonomy)
+        labels, found = opinion(np.load(scratch / LOGITS, mmap_mode="r"), taxonomy)
         weights = found.tolist()
     made = bundle.Bundle(
         start.model,

@@ -50,6 +50,7 @@ def main() -> None:
 def work(stage: Stage) -> None:
     paths, settings = stage.paths, stage.settings
     taxonomy, corpus = products.read_taxonomy(paths.taxonomy), products.read_corpus(paths.corpus)
+    files.check_space(paths.out_similarity, 4 * len(corpus) * len(taxonomy))
     device = open_device(stage)
     score = by_embedding if settings.backend == "embedding" else by_entailment
     similarity, neighbours, model = score(stage, device, taxonomy, corpus)

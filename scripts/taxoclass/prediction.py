@@ -14,7 +14,7 @@ from taxoclass.decoding import Method, decode, level_weights
 from taxoclass.expected_f1 import consistent_probabilities
 from taxoclass.labels import Labels
 from taxoclass.taxonomy import Taxonomy
-from taxoclass.training import CPU, Documents, Machine, Runner
+from taxoclass.training import BLOCK, CPU, Documents, Machine, Runner
 
 
 def predict_into(
@@ -47,5 +47,11 @@ class Opinion(NamedTuple):
 
 def opinion(logits: np.ndarray, taxonomy: Taxonomy) -> Opinion:
     """The label sets of the default decoder, and level weights, from the (N, C) float32 logits of the corpus."""
-    labels = decode(consistent_probabilities(logits, taxonomy), taxonomy, "expected_f1").labels
+    parts = [
+        decode(consistent_probabilities(logits[start : start + BLOCK], taxonomy), taxonomy, "expected_f1").labels
+        for start in range(0, len(logits), BLOCK)
+    ]
+    labels = Labels.pack(
+        np.concatenate([part.sizes for part in parts]), np.concatenate([part.indices for part in parts])
+    )
     return Opinion(labels, level_weights(expit(logits), taxonomy))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,8 +13,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from common import files
-from taxoclass.bundle import check_space, weights_digest
+from taxoclass.bundle import weights_digest
 from taxoclass.classifier import Classifier
 from taxoclass.decoding import Decoded, decode
 from taxoclass.labels import Labels
@@ -25,7 +23,6 @@ from taxoclass.taxonomy import Taxonomy
 from taxoclass.training import (
     BLOCK,
     CPU,
-    LOGITS,
     Checkpoint,
     Documents,
     Loop,
@@ -33,6 +30,7 @@ from taxoclass.training import (
     Optimisation,
     Runner,
     blocks,
+    scratch_logits,
     split,
 )
 
@@ -173,7 +171,7 @@ def self_train_iteration(
     checkpoint = Checkpoint(folder, inputs, settings, machine.warn)
     runner = Runner(model, documents, machine, settings.micro_batch)
     start = {name: value.detach().clone() for name, value in runner.inner.state_dict().items()}
-    logits = _scratch(folder, len(documents), runner.inner.n_classes)
+    logits = scratch_logits(folder, len(documents), runner.inner.n_classes)
     before = survey(runner, logits, decoder)
     targets = SelfTargets(settings.target, settings.temperature, settings.threshold, logits, before.log_f, before.log_g)
     mass_q = _mass_of_targets(targets)
@@ -270,18 +268,6 @@ def _unusual(confident: float) -> str:
     return (
         f"{confident:.0%} of the documents have a class with p > {CONFIDENT}, usual are {low:.0%} to {high:.0%}: {hint}"
     )
-
-
-def _scratch(folder: Path, n_documents: int, n_classes: int) -> np.ndarray:
-    """(N, C) float32 memory map in the state folder."""
-    path = folder / LOGITS
-    check_space(path, 4 * n_documents * n_classes)
-    with files.writing(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        found = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n_documents, n_classes))
-        with open(path, "rb+") as handle:  # a hole in the file would end the program where the disk is full
-            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
-        return found
 
 
 def fill(runner: Runner, logits: np.ndarray) -> tuple[Tensor, Tensor]:

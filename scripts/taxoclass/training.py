@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -22,7 +23,8 @@ from tqdm import tqdm
 
 from common import files
 from common.errors import UserError
-from taxoclass.bundle import check_space, model_size, read_tensors, weights_digest, write_tensors
+from common.memory import is_out_of_memory
+from taxoclass.bundle import model_size, read_tensors, weights_digest, write_tensors
 from taxoclass.classifier import Classifier, unwrap, wrap
 from taxoclass.metrics_log import MetricsLog
 from taxoclass.targets import CoreTargets, Targets
@@ -269,7 +271,7 @@ class Runner:
             try:
                 return work(self.sizes[what])
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             # outside the except clause, where the traceback would keep the tensors alive
             self._halve(what)
@@ -285,10 +287,6 @@ class Runner:
             )
         self.sizes[what] //= 2
         self.machine.warn(f"out of memory: {what} is {self.sizes[what]} from here on, the effective batch stays")
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def blocks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -354,6 +352,18 @@ class Checkpoint:
         files.write_json(self.folder / STOPPED, {"step": step})
 
 
+def scratch_logits(folder: Path, n_documents: int, n_classes: int) -> np.ndarray:
+    """(N, C) float32 memory map in the state folder."""
+    path = folder / LOGITS
+    files.check_space(path, 4 * n_documents * n_classes)
+    with files.writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        found = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n_documents, n_classes))
+        with open(path, "rb+") as handle:  # a hole in the file would end the program where the disk is full
+            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
+        return found
+
+
 def forget(folder: Path) -> None:
     """Remove the state: the product is written."""
     for name in (STATE, STOPPED, LOGITS):
@@ -393,7 +403,7 @@ class Loop:
         """Leave the model with the weights of the best epoch, or of the last; ``history`` tells of each."""
         self.optimiser = adamw(self.runner.inner, self.settings)
         # model, best model, two moments
-        check_space(self.checkpoint.folder / STATE, 4 * model_size(self.runner.inner))
+        files.check_space(self.checkpoint.folder / STATE, 4 * model_size(self.runner.inner))
         self._resume()
         for epoch in range(len(self.history), self.settings.epochs):
             report = self._epoch(epoch)

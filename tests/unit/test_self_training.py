@@ -131,7 +131,7 @@ def test_targets_of_self_training_are_frozen_between_refreshes(tmp_path, monkeyp
 
 
 def test_predictions_are_streamed_into_a_memory_map(tmp_path):
-    found = self_training._scratch(tmp_path, N, 6)
+    found = training.scratch_logits(tmp_path, N, 6)
     assert isinstance(found, np.memmap) and found.dtype == np.float32
     self_training.fill(Runner(model_of(), corpus()[0], QUIET, 8), found)
     assert np.isfinite(np.load(tmp_path / self_training.LOGITS)).all()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from common import files
 from common.errors import UserError
 from common.taxoclass_settings import Optimiser, SelfTrain, TrainClassifier
 from small_models import (
@@ -31,7 +32,7 @@ from small_models import (
     trained_encoder,
     weights,
 )
-from taxoclass import bundle, training
+from taxoclass import training
 from taxoclass.metrics_log import MetricsLog
 from taxoclass.targets import CoreTargets, core_targets
 from taxoclass.training import (
@@ -494,7 +495,7 @@ def test_the_state_is_replaced_at_once_or_not_at_all(tmp_path, monkeypatch):
 
 def test_a_full_disk_is_noticed_before_the_first_step(tmp_path, monkeypatch):
     log = Recorder()
-    monkeypatch.setattr(bundle.shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=1000))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=1000))
     with pytest.raises(UserError, match=r"state\.pt: needs .* free some space"):
         learn(tmp_path, log=MetricsLog([log]))
     assert log.records == []
