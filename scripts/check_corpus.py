@@ -41,6 +41,11 @@ def work(stage: Stage) -> None:
     taxonomy, corpus = read_texts(Texts(*files_given, **stage.parameters))
     if corpus.n_empty:
         stage.warn(f"{corpus.n_empty:,} of {len(corpus):,} documents have no text; they are labelled all the same")
+    alone = np.flatnonzero(taxonomy.leaves & (taxonomy.depth == 0))
+    if len(alone) and len(taxonomy.edges):
+        stage.warn(
+            f"{len(alone):,} classes have neither parent nor child, such as {taxonomy.ids[alone[0]]!r}: a header?"
+        )
     lengths = np.array([len(text) for text in corpus.texts])
     products.write_taxonomy(paths.out_taxonomy, taxonomy)
     products.write_corpus(paths.out_corpus, corpus)

@@ -50,8 +50,12 @@ def work(stage: Stage) -> None:
             "parameters": stage.parameters,
             "made_from": files.digest(paths.details),
             "cores_digest": products.array_digest(np.concatenate([cores.indptr, cores.indices])),
-            "candidates_a_document": float(candidates.labels.sizes.mean()),
-            "level_weights": weights,
+            **(
+                {"candidates_a_document": float(candidates.labels.sizes.mean())}
+                if settings.mining == "taxoclass"
+                else {}
+            ),
+            **({"level_weights": weights} if weights is not None else {}),
             **found,
         },
     )

@@ -135,8 +135,8 @@ def cosines_of(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cosines (N, C) and the nearest documents (N, k)."""
     settings: Similarity = stage.settings
-    vectors = encoded(stage, encoder, corpus)
     groups, first = ensembles(taxonomy, templates or settings.templates(any(taxonomy.descriptions)))
+    vectors = encoded(stage, encoder, corpus)
     labels = label_vectors(encoder, groups, settings.batch_tokens)
     cosines = embedding_scores(vectors, labels, first, settings.class_names)
     with stage.blas():

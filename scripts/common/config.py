@@ -6,6 +6,7 @@ JSON schema, command-line flags, the table in config/README.md and the messages 
 from __future__ import annotations
 
 import difflib
+import math
 from typing import Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
@@ -78,13 +79,16 @@ def stage_settings(config: dict[str, Any], stage: str) -> dict[str, Any]:
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
     """The first finding of a validation on one line, unknown keys before bad values."""
-    findings = sorted(error.errors(include_url=False), key=lambda finding: finding["type"] != "extra_forbidden")
+    first = ("extra_forbidden", "value_error")  # what we say ourselves is clearer than which member of a union fits not
+    findings = sorted(error.errors(include_url=False), key=lambda finding: [finding["type"] != each for each in first])
     keys = [_key(finding["loc"], model) for finding in findings]
     others = len(set(keys)) - 1
     # a value that fits no member of a union has one finding a member
     same = [finding["msg"] for finding, key in zip(findings, keys, strict=True) if key == keys[0]]
     allowed = " or ".join(dict.fromkeys(message.removeprefix("Input should be ") for message in same))
-    finding = findings[0] | ({"msg": f"Input should be {allowed}"} if len(set(same)) > 1 else {})
+    finding = findings[0]
+    if len(set(same)) > 1 and finding["type"] != "value_error":
+        finding = finding | {"msg": f"Input should be {allowed}"}
     return _message(finding, prefix + keys[0] if keys[0] else "", model) + (f" (and {others} more)" if others else "")
 
 
@@ -117,7 +121,16 @@ def _message(finding: Any, key: str, model: type[BaseModel]) -> str:
         return f"{key}: {message}" if key else message
     if finding["type"] == "model_type":
         message = "it should be a section of keys and values"
-    return f"{key} = {_short(finding['input'])} is not allowed: {message[0].lower()}{message[1:]}"
+    hint = "; YAML takes it for text, write 1.0e-3" if _is_number(finding["input"]) else ""
+    return f"{key} = {_short(finding['input'])} is not allowed: {message[0].lower()}{message[1:]}{hint}"
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a text is a number in scientific notation, which YAML 1.1 knows only with a point and a sign."""
+    try:
+        return isinstance(value, str) and "e" in value.lower() and math.isfinite(float(value))
+    except ValueError:
+        return False
 
 
 def _short(value: Any) -> str:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,36 @@ def read_json(path: str | Path) -> dict[str, Any]:
 def digest(path: str | Path) -> str:
     """Of a file's bytes: what a later product records of an earlier one, to be known as made from it."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+def check_whole(path: str | Path) -> None:
+    """UserError where a product is there but cut short or unreadable, as far as its ends show it."""
+    path = Path(path)
+    if not path.exists():
+        return
+    if path.suffix == ".json":
+        read_json(path)
+        return
+    with open(path, "rb") as handle:
+        start = handle.read(4)
+        handle.seek(max(path.stat().st_size - 4, 0))
+        end = handle.read()
+    whole = {
+        ".npz": lambda: zipfile.is_zipfile(path),
+        ".pt": lambda: zipfile.is_zipfile(path),
+        ".parquet": lambda: start == end == b"PAR1",
+        ".npy": lambda: _is_whole_npy(path),
+    }.get(path.suffix, lambda: end.endswith(b"\n"))
+    if not whole():
+        raise UserError(f"{path}: is damaged; delete it and run the same command again")
+
+
+def _is_whole_npy(path: Path) -> bool:
+    """Whether a .npy file is as long as its header says."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False) is not None
+    except (ValueError, OSError, EOFError):
+        return False
 
 
 def contents_digest(paths: Sequence[str]) -> str:

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import string
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from common.settings import Percent, Positive, Seeded, Settings, Share
 
+FIELDS = ("class_name", "path", "description")
+
+
+def _fillable(template: str) -> str:
+    """A template has fields of a class, at least one, and no others."""
+    known = ", ".join(f"{{{field}}}" for field in FIELDS)
+    try:
+        found = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
+    except ValueError as error:
+        raise ValueError(f"{template!r} has a single brace ({error}); its fields are {known}") from None
+    if not found:
+        raise ValueError(f"{template!r} reads alike for all classes; use {known}")
+    if set(found) - set(FIELDS):
+        raise ValueError(f"{template!r} has a field {{{min(set(found) - set(FIELDS))}}}; its fields are {known}")
+    return template
+
+
 Pooling = Literal["mean", "cls"]
+Template = Annotated[str, Field(min_length=1), AfterValidator(_fillable)]
 MINILM = "all-MiniLM-L6-v2"
 TEMPLATES = ["{class_name}", "{path}", "This text is about {class_name}.", "a document about {class_name}"]
 
@@ -53,9 +72,8 @@ class Similarity(CandidateSelection):
     similarity_model: str = Field(
         MINILM, min_length=1, description=f"{MINILM} (from its package), a model folder, or a hub name"
     )
-    hypothesis_template: str | list[str] | None = Field(
+    hypothesis_template: Template | list[Template] | None = Field(
         None,
-        min_length=1,
         description="text that stands for a class, with {class_name}, {path} or {description}; of several the mean "
         "vector (embedding), or see class_names (nli); null = four of them, or 'This document is about {class_name}.'",
     )
@@ -171,9 +189,8 @@ class TrainClassifier(Optimiser):
     doc_max_length: int = Field(256, ge=8, description="tokens of a document that the encoder reads")
     doc_chunks: int = Field(1, ge=1, description="windows of that length read of a long document (fixed encoder)")
     doc_pooling: Pooling = Field("mean", description="document vector: mean of its tokens, or the [CLS] token")
-    class_template: str = Field(
+    class_template: Template = Field(
         "{class_name}",
-        min_length=1,
         description="text whose vector stands for a class, with {class_name}, {path} or {description}",
     )
     gnn: Literal["ego", "full", "off"] = Field(
@@ -238,7 +255,7 @@ class Predict(LevelWeights):
         description="how probabilities become labels; expected_f1: those of a softmax over the leaves, summed upwards, "
         "into the set of the highest expected Example-F1; all others: a sigmoid a class",
     )
-    decode_k: int = Field(3, ge=1, description="labels a document (topk)")
+    decode_k: int = Field(3, ge=1, description="labels a document, before their parents are added (topk)")
     decode_threshold: float = Field(0.5, ge=0, le=1, description="least probability of a label (threshold, prune)")
     decode_stop: Share = Field(0.0, description="topdown goes on while a child has at least this probability")
     beam_width: int = Field(4, ge=1, description="chains kept a level (beam)")

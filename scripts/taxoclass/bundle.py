@@ -100,7 +100,7 @@ def load(path: str | Path, taxonomy: Taxonomy | None = None, encoder_sha256: str
     return Bundle(model.eval(), own, header["encoder"], header["settings"], header["thresholds"])
 
 
-_FOREIGN = "is not a file of this workflow"
+_FOREIGN = "is not a file of this workflow; give a model.pt that it made"
 _REMEDY = "use the classes and the hierarchy it was trained for, or train again"
 
 
@@ -183,7 +183,7 @@ def read_tensors(path: str | Path) -> Any:
             handle.seek(0)
             return torch.load(handle, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); correct the path") from None
     except pickle.UnpicklingError:
         raise UserError(f"{path}: holds more than tensors and text, and was not run; use a file made here") from None
     except (RuntimeError, ValueError, EOFError, KeyError) as error:  # the zip reader has its own

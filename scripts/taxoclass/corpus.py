@@ -29,7 +29,7 @@ HEADER_WORDS = 3
 LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 # words of header lines, the preferred ones first, in the form that word() gives them
-DOC_ID = ("docid", "id", "documentid", "textid")
+DOC_ID = ("docid", "id", "documentid", "textid", "doc", "docno")
 TEXT = ("text", "document", "body", "content", "abstract", "sentence", "description")
 LABELS = {"label", "labels", "class", "classes", "classid", "classids", "labelid", "labelids", "gold", "category"}
 LABELS |= {"categories", "topic", "topics"}
@@ -201,7 +201,8 @@ def _jsonl(path: str, text_field: str) -> Iterator[Record]:
 def _missing(place: str, what: str, there: Iterable[str]) -> UserError:
     names = [shown(name) for name in there]
     listed = ", ".join(names[:FIELDS_SHOWN]) + (", ..." if len(names) > FIELDS_SHOWN else "")
-    return UserError(f"{place}: no field {what} among {listed or 'none'}; add it, or name another one as text_field")
+    remedy = "add it" if what == "doc_id or id" else "add it, or name another one as text_field"
+    return UserError(f"{place}: no field {what} among {listed or 'none'}; {remedy}")
 
 
 class Columns(NamedTuple):

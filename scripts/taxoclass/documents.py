@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
-from taxoclass.encoders import BATCH_TOKENS, Encoder, Progress, Warn, encode_cached, locate, log_warning, unseen
+from taxoclass.encoders import BATCH_TOKENS, Encoder, Progress, Warn, encode_cached, log_warning, unseen
+from taxoclass.models import locate
 from taxoclass.scoring import label_texts
 from taxoclass.taxonomy import Taxonomy
 from taxoclass.training import Documents, Tokens, Vectors

@@ -22,6 +22,9 @@ CLASSES_SHOWN = 12
 # a byte-order mark inside a file joins two of them; a lone surrogate cannot be written again
 UNWANTED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")
 
+# a carriage return with a whole line behind it
+OLD_LINE_END = re.compile(r"\r[^\r\t]*\t")
+
 # words of header lines, in the form that word() gives them
 CLASS_ID = {"id", "classid", "labelid", "categoryid", "nodeid", "topicid"}
 CLASS = CLASS_ID | {"class", "label", "category", "node", "topic", "code", "key"}
@@ -98,7 +101,7 @@ def rows(path: str, columns: str) -> Iterator[tuple[int, list[str]]]:
     left out. ``columns`` says in the refusal of a line with one column what was expected.
     """
     comma = suffix(path) == ".csv"
-    for number, fields in _csv_records(path) if comma else ((line, text.split("\t")) for line, text in lines(path)):
+    for number, fields in _csv_records(path) if comma else _tabbed(path):
         if len(fields) > 1:
             yield number, fields
         elif fields and fields[0].strip(" "):
@@ -106,6 +109,16 @@ def rows(path: str, columns: str) -> Iterator[tuple[int, list[str]]]:
                 f"{path}: line {number}: no {'comma' if comma else 'tab'} in {shown(fields[0])}; "
                 f"write {columns}, with a {'comma' if comma else 'tab'} between them"
             )
+
+
+def _tabbed(path: str) -> Iterator[tuple[int, list[str]]]:
+    for number, text in lines(path):
+        if OLD_LINE_END.search(text):
+            raise UserError(
+                f"{path}: line {number}: lines end in a bare carriage return; convert the file, for example with "
+                "tr '\\r' '\\n'"
+            )
+        yield number, text.split("\t")
 
 
 def _csv_records(path: str) -> Iterator[tuple[int, list[str]]]:

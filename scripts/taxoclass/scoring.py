@@ -29,6 +29,7 @@ from taxoclass.encoders import (
     forward_flops,
     load,
     log_warning,
+    piece,
     unit,
     unseen,
 )
@@ -415,7 +416,9 @@ class PairScorer:
     def _recall(self) -> None:
         rows, columns = ({key: at for at, key in enumerate(keys.tolist())} for keys in self._keys)
         for path in sorted(self._folder.glob("*.npz")):
-            stored = files.read_npz(path)
+            stored = piece(path, self.scorer.loaded.warn)
+            if stored is None:
+                continue
             here = np.array([rows.get(key, -1) for key in stored["documents"].tolist()])
             there = np.array([columns.get(key, -1) for key in stored["texts"].tolist()])
             logits = stored["logits"][here >= 0][:, there >= 0]

@@ -16,7 +16,8 @@ from conftest import ROOT
 from taxoclass import metrics, products
 from taxoclass.corpus import read_labels
 from taxoclass.decoding import Labels
-from taxoclass.encoders import MINILM_PACKAGE, Encoder, encode_cached
+from taxoclass.encoders import Encoder, encode_cached
+from taxoclass.models import MINILM_PACKAGE
 from taxoclass.scoring import label_texts
 
 # one worker: its project is made once

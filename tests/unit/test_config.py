@@ -639,3 +639,27 @@ def test_any_content_is_loaded_or_refused_in_one_line(content, section):
         assert len(str(error).splitlines()) == 1
     else:
         assert Config.model_validate(loaded).model_dump() == loaded
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("about {name}", "has a field {name}; its fields are {class_name}, {path}, {description}"),
+        ("about it", "reads alike for all classes; use {class_name}, {path}, {description}"),
+        ("{class_name", "has a single brace"),
+        (["{path}", "about {name}"], "has a field {name}"),
+    ],
+    ids=["foreign", "none", "brace", "listed"],
+)
+def test_a_template_that_cannot_be_filled_in_is_refused_before_anything_runs(template, told):
+    given = {"hierarchy_file": "h.tsv", "train_corpus": "d.tsv", "hypothesis_template": template}
+    with pytest.raises(UserError) as refused:
+        load({"taxoclass": given})
+    message = str(refused.value)
+    assert message.startswith("config: taxoclass.hypothesis_template") and told in message and "\n" not in message
+
+
+def test_a_number_that_yaml_takes_for_text_is_told_as_such():
+    given = {"hierarchy_file": "h.tsv", "train_corpus": "d.tsv", "head_lr": "1e-3"}
+    with pytest.raises(UserError, match=r"head_lr = '1e-3' .* write 1\.0e-3"):
+        load({"taxoclass": given})

@@ -574,3 +574,10 @@ def test_the_fingerprint_does_not_depend_on_the_format(write, name):
     records = [{"doc_id": "b/1", "text": "first, with a comma"}, {"doc_id": "ä 2", "text": 'second "quoted"'}]
     expected = Corpus(("b/1", "ä 2"), ("first, with a comma", 'second "quoted"'))
     assert read_corpus(write(name, packed(name, records))).fingerprint == expected.fingerprint
+
+
+def test_a_file_with_bare_carriage_returns_is_refused_and_not_read_as_one_document(write):
+    path = write("old.tsv", "1\tfirst text\r2\tsecond text\r")
+    with pytest.raises(UserError, match=r"old\.tsv: line 1: lines end in a bare carriage return"):
+        read_corpus(path)
+    assert read_corpus(write("new.tsv", "1\ta text\rwith a break\n")).texts == ("a text\rwith a break",)

@@ -357,3 +357,21 @@ def test_the_digest_of_what_cannot_be_read_names_it(tmp_path, write, obstacle):
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'x'}: cannot be read (") and len(message.splitlines()) == 1
     assert message.endswith("; correct the path or its permissions")
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.npy", "a.json", "a.txt"])
+def test_a_product_is_whole_or_is_refused_with_its_name(tmp_path, name):
+    path = tmp_path / name
+    files.check_whole(path)  # one that is not there is not damaged
+    if name == "a.npz":
+        files.write_npz(path, x=np.arange(100))
+    elif name == "a.npy":
+        files.write_npy(path, np.arange(100))
+    elif name == "a.json":
+        files.write_json(path, {"x": 1})
+    else:
+        files.write_lines(path, ["one", "two"])
+    files.check_whole(path)
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(UserError, match=rf"{name}: .*delete it and run the same command again"):
+        files.check_whole(path)

@@ -134,7 +134,7 @@ def test_predictions_are_streamed_into_a_memory_map(tmp_path):
     found = training.scratch_logits(tmp_path, N, 6)
     assert isinstance(found, np.memmap) and found.dtype == np.float32
     self_training.fill(Runner(model_of(), corpus()[0], QUIET, 8), found)
-    assert np.isfinite(np.load(tmp_path / self_training.LOGITS)).all()
+    assert np.isfinite(np.load(tmp_path / training.LOGITS)).all()
 
 
 def test_the_message_names_both_rates_of_a_trained_encoder_under_the_names_of_the_stage(tmp_path):

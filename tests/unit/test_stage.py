@@ -67,7 +67,7 @@ OTHER = {
     "candidate_selection_power": 1.5,
     "backend": "nli",
     "similarity_model": "models/my NLI model",
-    "hypothesis_template": ["It's about {path}, or $HOME.", "null"],
+    "hypothesis_template": ["It's about {path}, or $HOME.", "{class_name}"],
     "class_names": "mean",
     "nli_score": "entail_vs_contra",
     "candidates": "paths",

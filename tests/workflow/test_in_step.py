@@ -123,8 +123,8 @@ def test_conda_and_pip_have_the_same_pins():
 
 
 def constant(name: str) -> object:
-    """Of taxoclass/encoders.py, whose import takes seconds."""
-    tree = ast.parse((ROOT / "scripts" / "taxoclass" / "encoders.py").read_text())
+    """Of taxoclass/models.py."""
+    tree = ast.parse((ROOT / "scripts" / "taxoclass" / "models.py").read_text())
     values = [each.value for each in tree.body if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == name]
     return ast.literal_eval(values[0])
 

@@ -429,6 +429,45 @@ def test_a_mistake_in_the_corpus_costs_no_earlier_result(copied):
     assert copied.planned() == []
 
 
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("corpus.parquet", "check_corpus"),
+        ("similarity_matrix_all.npz", "similarity"),
+        ("core_classes.npz", "core_classes"),
+        ("best_model.pt", "train_classifier"),
+        ("train_classifier.json", "train_classifier"),
+        ("self_train/iteration_1/model.pt", "self_train 1"),
+        ("predictions.npy", "predict"),
+    ],
+)
+def test_a_missing_product_is_made_again_with_what_follows(copied, name, first):
+    # a job that failed or was killed loses its outputs, and Snakemake takes its new settings for those of the old ones
+    (copied.results / name).unlink()
+    assert copied.planned()[:1] == from_stage(first)[:1]
+
+
+@pytest.mark.parametrize(
+    "name", ["corpus.parquet", "core_classes.npz", "best_model.pt", "train_classifier.json", "predictions.npy"]
+)
+def test_a_product_that_was_cut_short_is_told_before_anything_runs(copied, name):
+    path = copied.results / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    before = copied.bytes()
+    done = copied.snakemake()
+    assert done.returncode == 1 and f"{name}: " in done.stderr and "delete it" in done.stderr
+    assert copied.bytes() == before
+
+
+@pytest.mark.parametrize("key", ["doc_encoder_model", "similarity_model"])
+def test_a_model_that_is_not_there_costs_no_earlier_result(copied, key):
+    before = copied.bytes()
+    copied.configure(**{key: "models/nowhere/at/all"})
+    done = copied.snakemake()
+    assert done.returncode == 1 and f"config: taxoclass.{key}: models/nowhere/at/all: there is no such" in done.stderr
+    assert copied.bytes() == before
+
+
 def test_a_text_field_that_is_not_there_costs_no_earlier_result(copied):
     before = copied.bytes()
     copied.configure(text_field="body")

@@ -17,8 +17,9 @@ from common.config import RUNTIMES, load, stage_settings
 from common.descriptors_settings import is_sampled
 from common.errors import UserError
 from common.taxoclass_settings import Files
-from common.files import contents_digest, read_json, write_json
+from common.files import check_whole, contents_digest, read_json, write_json
 from common.source import source_digest
+from taxoclass.models import check as check_model
 from taxoclass.inputs import Texts, read_texts
 from descriptors.table import files_digest, find_files, open_table
 
@@ -84,6 +85,15 @@ def check_files(paths):
             raise UserError(f"config: taxoclass.{key} = {path!r} is no readable file; correct the path")
         if path is not None and os.path.isdir(path):
             raise UserError(f"config: taxoclass.{key} = {path!r} is a folder; name the file in it")
+
+
+def check_models(names, local_files_only):
+    """Refuse models that are not there before the stages that come first were run for nothing."""
+    for key, name in names.items():
+        try:
+            check_model(name, local_files_only)
+        except UserError as error:
+            raise UserError(f"config: taxoclass.{key}: {error}") from None
 
 
 def check_texts(made, given, source):

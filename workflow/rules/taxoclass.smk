@@ -24,6 +24,8 @@ if workflow.is_main_process:
 SOURCE = checked(contents_digest, list(CORPUS_FILES.values()))
 if workflow.is_main_process:
     checked(check_texts, f"{TAXOCLASS}/check_corpus.json", CORPUS_FILES, SOURCE)
+    models = ["similarity_model", "doc_encoder_model"] + ["prefilter_model"] * (SETTINGS["candidates"] == "paths")
+    checked(check_models, {key: SETTINGS[key] for key in models}, SETTINGS["local_files_only"])
 
 
 rule check_corpus:
@@ -295,6 +297,12 @@ if SETTINGS["gold_labels"] is not None:
 rule taxoclass:
     """Hierarchical labels of the documents, with the model that gives them."""
     input:
+        # all products but the cache: one that is missing is made again, with all that follows
+        rules.check_corpus.output,
+        rules.similarity.output,
+        rules.core_classes.output,
+        rules.train_classifier.output,
+        [model_of(i, name) for i in range(1, ITERATIONS + 1) for name in ("model", "labels", "details")],
         rules.predict.output,
         rules.evaluate.output if SETTINGS["gold_labels"] is not None else [],
 
@@ -309,3 +317,5 @@ if workflow.is_main_process:
         ("predict", rules.predict.output.details),
     ]:
         checked(check_record, stage, made)
+    for made in rules.taxoclass.input:
+        checked(check_whole, made)
