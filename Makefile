@@ -34,7 +34,7 @@ demo: $(VENV)/.done
 	@echo "label other texts:     $(BIN)/python scripts/predict.py --model results/taxoclass/model.pt --input new.jsonl"
 
 test: $(VENV)/.done
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
 lint: $(VENV)/.done
 	$(BIN)/ruff check .
