@@ -90,6 +90,8 @@ def iterate(stage: Stage, before: dict[str, Any]) -> None:
     cores = products.read_cores(paths.cores, corpus.doc_ids, taxonomy)
     device = open_device(stage)
     start = bundle.load(paths.model, taxonomy)
+    if bundle.weights_digest(start.model.state_dict()) != before["weights_digest"]:
+        raise UserError(f"{paths.details}: was not written with {paths.model}; {products.AGAIN}")
     encoder = documents.reopen(start.encoder, device, stage.runtime.local_files_only, warn=stage.warn)
     with tqdm(total=len(corpus), desc=stage.name, unit="text", disable=None) as bar:
         texts = documents.prepared(encoder, start.encoder["trainable"], corpus.texts, paths.cache, progress=bar.update)

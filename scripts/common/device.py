@@ -11,7 +11,7 @@ from common.stage import Stage
 def settle(trainable: bool) -> None:
     """After the texts were read: for fixed vectors, whose matrices are small, several threads cost more than they save.
 
-    (Ten times as much on a busy machine, measured; and on one thread the result is the same on any number of cores.)
+    (Eight times as much on a busy machine, measured; and on one thread the result is the same on any number of cores.)
     """
     if not trainable:
         torch.set_num_threads(1)

@@ -305,8 +305,8 @@ def progress(total: int, what: str) -> Any:
 class Checkpoint:
     """The state after the last finished epoch, in a folder of its own; of another fingerprint it is wiped.
 
-    It stays when training ends, so that a kill before the product is written costs nothing; ``forget`` it after that
-    (``Stage.forget`` removes the folder).
+    It stays when training ends, so that a kill before the product is written costs nothing; ``Stage.forget``
+    removes the folder after that.
 
     A state left by a run that ended with non-finite steps is also taken up with other rates: to lower them is the
     remedy. All else is part of the fingerprint.
@@ -362,12 +362,6 @@ def scratch_logits(folder: Path, n_documents: int, n_classes: int) -> np.ndarray
         with open(path, "rb+") as handle:  # a hole in the file would end the program where the disk is full
             os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
         return found
-
-
-def forget(folder: Path) -> None:
-    """Remove the state: the product is written."""
-    for name in (STATE, STOPPED, LOGITS):
-        (folder / name).unlink(missing_ok=True)
 
 
 def _fingerprint(*content: Any) -> str:

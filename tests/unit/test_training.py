@@ -436,15 +436,13 @@ def test_resume_after_an_interruption_at_any_epoch_gives_the_same_bytes(tmp_path
     assert interrupted(kind, step, tmp_path / "stopped", monkeypatch) == whole
 
 
-def test_a_finished_state_is_taken_up_without_another_step_and_forgotten_on_demand(tmp_path):
+def test_a_finished_state_is_taken_up_without_another_step(tmp_path):
     """A kill between the last epoch and the product costs nothing."""
     told, log = [], Recorder()
     first, report = learn(tmp_path)
     second, again = learn(tmp_path, machine=Machine(warn=told.append), log=MetricsLog([log]))
     assert same(weights(first), weights(second)) and again == report
     assert told == ["resumed after epoch 3 of 3"] and log.records == []
-    training.forget(tmp_path)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("change", ["settings", "seed", "weights", "documents", "targets", "code", "keys"])
