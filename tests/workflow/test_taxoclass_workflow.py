@@ -459,6 +459,15 @@ def test_a_product_that_was_cut_short_is_told_before_anything_runs(copied, name)
     assert copied.bytes() == before
 
 
+def test_a_model_and_the_record_of_another_are_not_taken_together(copied):
+    path = copied.results / "train_classifier.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"weights_digest": "0" * 64}))
+    done = copied.snakemake()
+    assert done.returncode == 1
+    assert "train_classifier.json: was not written with " in (copied.folder / "logs" / "self_train_1.log").read_text()
+
+
 @pytest.mark.parametrize("key", ["doc_encoder_model", "similarity_model"])
 def test_a_model_that_is_not_there_costs_no_earlier_result(copied, key):
     before = copied.bytes()
