@@ -1,11 +1,11 @@
-# make demo | test | lint | format | generate | clean
+# make demo | test | lint | format | generate | bench | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # one thread a worker: the tests run side by side
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() or 1, 8))")
 
-.PHONY: demo test lint format generate clean
+.PHONY: demo test lint format generate bench clean
 
 # set-up: the pins of envs/, again when they change; torch by itself, before those that need it
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
@@ -54,3 +54,11 @@ generate: $(VENV)/.done
 
 clean:
 	rm -rf results logs benchmarks/*.tsv .snakemake
+
+# winnow and its peers side by side; MOLECULES=folder with hiv_rdkit/, ARGS="--only vif gram" or "--scale 0.05"
+$(VENV)/.bench: $(VENV)/.done benchmarks/requirements.txt
+	$(PIP) -r benchmarks/requirements.txt
+	@touch $@
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/bench.py $(ARGS)

@@ -2,105 +2,130 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from common import files
 from common.descriptors_settings import Pass1
 from common.errors import UserError
 from common.stage import Stage, run_stage
-from descriptors.scan import STATISTICS, Scan
-from descriptors.table import open_table
+from descriptors.codes import CodesWriter
+from descriptors.scan import STATISTICS, Scanned, scan
+from descriptors.table import Table, open_table
 
 
 def main() -> None:
     run_stage(
         "pass1",
         Pass1,
-        inputs={"manifest": "JSON of pass 0"},
+        inputs={
+            "manifest": "JSON of pass 0",
+            "pieces": "npz of every shard, in order, where the pass is done in shards",
+            "piece-codes": "npy of every shard: cell numbers",
+            "piece-fine": "npy of every shard: places in the cells",
+        },
         outputs={
             "out-details": "JSON: why each column was removed",
             "out-columns": "text: the columns that stay, one a line",
             "out-stats": "npz: statistics of the columns that stay",
             "out-codes": "npy: rank codes, columns x rows, 0 = missing",
+            "out-fine": "npy: the rest of the code of columns with more than 65,535 different values",
+            "out-ecdf": "npy: doubled mid-ranks of the values of the other columns",
             "out-rows": "npy: content hash of each row",
         },
         work=work,
+        optional=("pieces", "piece-codes", "piece-fine"),
+        several=("pieces", "piece-codes", "piece-fine"),
     )
 
 
 def work(stage: Stage) -> None:
+    manifest, table = source(stage)
+    with files.atomic(stage.paths.out_codes) as codes, files.atomic(stage.paths.out_fine) as fine:
+        writer = CodesWriter(Path(codes), Path(fine), table.rows)
+        if stage.paths.pieces:
+            scanned = merged(stage, table, writer)
+        else:
+            with tqdm(total=len(table.descriptors), desc="pass1", unit="column", disable=None) as bar:
+                scanned = scan(
+                    table, table.descriptors, stage.settings, stage.runtime, writer, stage.threads, bar.update
+                )
+        columns = [name for name, reasons in zip(table.descriptors, scanned.reasons, strict=True) if not reasons]
+        if not columns:
+            raise UserError(
+                f"all {len(table.descriptors)} columns were removed, {scanned.commonest_reason()}; "
+                "check that these are descriptors, or lower variance_threshold or raise max_missing_ratio"
+            )
+    write(stage, manifest, table, scanned, columns)
+    stage.log(
+        f"{table.rows:,} rows x {len(table.descriptors)} columns",
+        f"{stage.settings.range_mode} range",
+        f"{len(table.descriptors) - len(columns)} removed, {len(columns)} stay",
+    )
+
+
+def source(stage: Stage) -> tuple[dict[str, Any], Table]:
+    """What pass 0 found, and the table, checked against it."""
     manifest = files.read_json(stage.paths.manifest)
     table = open_table(manifest["source"], 0, manifest["metadata_columns"], manifest["excluded_columns"])
-    settings: Pass1 = stage.settings
     if table.rows != manifest["n_rows_kept"]:
         raise UserError(
             f"{stage.paths.manifest}: says {manifest['n_rows_kept']} rows, but the files have {table.rows} now; "
             "run pass0 again"
         )
-    if table.rows < settings.min_effective_n:
+    if table.rows < stage.settings.min_effective_n:
         raise UserError(
-            f"{table.rows} rows are fewer than descriptors.min_effective_n = {settings.min_effective_n}, so that no "
-            "column can stay; add rows or lower it"
+            f"{table.rows} rows are fewer than descriptors.min_effective_n = {stage.settings.min_effective_n}, so that "
+            "no column can stay; add rows or lower it"
         )
-    state = json.dumps([manifest, stage.parameters, stage.paths.code])
-    scan = Scan(
-        table,
-        settings,
-        stage.runtime,
-        folder=stage.scratch(stage.paths.out_codes),
-        fingerprint=hashlib.sha256(state.encode()).hexdigest(),
-        threads=stage.threads,
-        log=stage.log,
-    )
-    scan.run()
-    columns = [name for name, reasons in zip(table.descriptors, scan.reasons, strict=True) if not reasons]
-    if not columns:
-        raise UserError(
-            f"all {len(table.descriptors)} columns were removed, {scan.commonest_reason()}; "
-            "check that these are descriptors, or lower variance_threshold or raise max_missing_ratio"
-        )
-    write(stage, manifest, scan, columns)
-    stage.log(
-        f"{table.rows:,} rows x {len(table.descriptors)} columns",
-        f"{settings.range_mode} range",
-        f"{len(table.descriptors) - len(columns)} removed, {len(columns)} stay",
-    )
+    return manifest, table
 
 
-def write(stage: Stage, manifest: dict[str, Any], scan: Scan, columns: list[str]) -> None:
-    """All outputs; the code file was written where it could be resumed and is moved here."""
-    stay = [not reasons for reasons in scan.reasons]
-    kept = [column for column, stays in zip(scan.columns, stay, strict=True) if stays]
-    patterns = [pattern for pattern, stays in zip(scan.patterns, stay, strict=True) if stays]
+def merged(stage: Stage, table: Table, writer: CodesWriter) -> Scanned:
+    """The shards put together, in order."""
+    pieces = [Scanned.read(path) for path in stage.paths.pieces]
+    if sum(len(piece.columns) for piece in pieces) != len(table.descriptors):
+        raise UserError(
+            f"{stage.paths.pieces[0]}: the shards do not make up the table; delete them and run pass1 again"
+        )
+    for codes, fine in zip(stage.paths.piece_codes, stage.paths.piece_fine, strict=True):
+        writer.append(Path(codes), Path(fine))
+    writer.close()
+    return Scanned.together(pieces)
+
+
+def write(stage: Stage, manifest: dict[str, Any], table: Table, scanned: Scanned, columns: list[str]) -> None:
+    """All outputs but the codes."""
+    stay = [not reasons for reasons in scanned.reasons]
+    kept = [column for column, stays in zip(scanned.columns, stay, strict=True) if stays]
+    patterns = [pattern for pattern, stays in zip(scanned.patterns, stay, strict=True) if stays]
     labels = {pattern: label for label, pattern in enumerate(dict.fromkeys(patterns))}
-    with files.atomic(stage.paths.out_codes) as temporary:
-        os.replace(scan.codes_path, temporary)
-    files.write_npy(stage.paths.out_rows, scan.content)
+    files.write_npy(stage.paths.out_ecdf, scanned.ecdf)
+    files.write_npy(stage.paths.out_rows, scanned.content)
     files.write_npz(
         stage.paths.out_stats,
         **{name: np.array([getattr(column, name) for column in kept]) for name in STATISTICS},
         missing_pattern=np.array([labels[pattern] for pattern in patterns]),
-        n_total=np.int64(scan.table.rows),
+        n_levels=scanned.levels,
+        n_total=np.int64(table.rows),
         count=np.int64(len(kept)),
     )
     files.write_lines(stage.paths.out_columns, columns)
     removed = [
         {"descriptor": name, "reasons": reasons, **{key: getattr(column, key) for key in STATISTICS}}
-        for name, reasons, column in zip(scan.table.descriptors, scan.reasons, scan.columns, strict=True)
+        for name, reasons, column in zip(table.descriptors, scanned.reasons, scanned.columns, strict=True)
         if reasons
     ]
     files.write_json(
         stage.paths.out_details,
         {
             "parameters": stage.parameters,
-            "input_fingerprint": scan.input_fingerprint,
-            "n_rows": scan.table.rows,
-            "n_columns": len(scan.table.descriptors),
+            "input_fingerprint": scanned.input_fingerprint,
+            "n_rows": table.rows,
+            "n_columns": len(table.descriptors),
             "metadata_columns": manifest["metadata_columns"],
             "excluded_columns": manifest["excluded_columns"],
             "removed_count": len(removed),

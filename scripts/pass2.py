@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 
 import numpy as np
@@ -11,18 +12,23 @@ from common import files
 from common.descriptors_settings import Pass2
 from common.stage import Stage, run_stage
 from descriptors import clusters, products, sketch, spearman, vif
+from descriptors.shards import read_shards
+
+INPUTS = {
+    "details": "JSON of pass 1",
+    "columns": "text: columns that passed pass 1",
+    "stats": "npz: their statistics",
+    "codes": "npy: their rank codes",
+    "fine": "npy: the rest of the codes",
+    "ecdf": "npy: doubled mid-ranks of the codes",
+}
 
 
 def main() -> None:
     run_stage(
         "pass2",
         Pass2,
-        inputs={
-            "details": "JSON of pass 1",
-            "columns": "text: columns that passed pass 1",
-            "stats": "npz: their statistics",
-            "codes": "npy: their rank codes",
-        },
+        inputs=INPUTS | {"pieces": "npz of every shard, in order, where the pass is done in shards"},
         outputs={
             "out-details": "JSON: clusters, and why each column was removed",
             "out-columns": "text: the columns that stay, one a line",
@@ -30,15 +36,22 @@ def main() -> None:
             "out-repaired": "npy: a positive definite correlation of the columns that stay, for pass 3",
         },
         work=work,
+        optional=("pieces",),
+        several=("pieces",),
     )
 
 
 def work(stage: Stage) -> None:
     settings: Pass2 = stage.settings
-    ranked = products.load(stage.paths.columns, stage.paths.stats, stage.paths.codes)
+    ranked = load(stage)
     sketched = settings.prescreen == "countsketch"
     everything = np.arange(len(ranked.names))
-    matrix = correlation(stage, ranked, sketched, everything)
+    if stage.paths.pieces:
+        matrices, told = read_shards(stage.paths.pieces, shard_key(stage), len(ranked.names))
+        matrix = matrices["rho"]
+        angle, decided = max(each["angle"] for each in told), sum(int(each["decided"]) for each in told)
+    else:
+        matrix, angle, decided = correlation(stage, ranked, sketched, everything, everything)
     groups = clusters.cluster(
         matrix,
         settings.spearman_threshold,
@@ -50,7 +63,10 @@ def work(stage: Stage) -> None:
         topk_above=settings.topk_above,
         seed=settings.random_seed,
     )
-    exact = partial(correlation, stage, ranked, False)
+
+    def exact(columns: np.ndarray) -> np.ndarray:
+        return correlation(stage, ranked, False, columns, columns)[0]
+
     if sketched:
         matrix = sketch.complete(matrix, groups, exact)
     kept = clusters.represent(
@@ -64,15 +80,29 @@ def work(stage: Stage) -> None:
     stay = np.array([cluster.representative for cluster in kept])
     if sketched:
         matrix = sketch.complete(matrix, [stay], exact)
-    write(stage, ranked, matrix, kept, stay)
+    write(stage, ranked, matrix, kept, stay, angle, decided)
 
 
-def correlation(stage: Stage, ranked: products.Ranked, sketched: bool, columns: np.ndarray) -> np.ndarray:
-    """(p, p) Spearman correlation of ``columns``; NaN where undefined or, with a sketch, not needed."""
+def load(stage: Stage) -> products.Ranked:
+    return products.load(stage.paths.columns, stage.paths.stats, stage.paths.codes, stage.paths.fine, stage.paths.ecdf)
+
+
+def shard_key(stage: Stage) -> str:
+    """What a shard has to have been made from."""
+    return f"{files.digest(stage.paths.details)} {json.dumps(stage.parameters, sort_keys=True)}"
+
+
+def correlation(
+    stage: Stage, ranked: products.Ranked, sketched: bool, left: np.ndarray, right: np.ndarray
+) -> tuple[np.ndarray, float, int]:
+    """Spearman correlation of columns, (p, q), NaN where undefined or, with a sketch, not needed.
+
+    And the largest error of its arc cosines, and how many pairs near the threshold were decided with all ranks told
+    apart.
+    """
     settings: Pass2 = stage.settings
-    codes = ranked.subset(columns)
-    stats = {name: values[columns] for name, values in ranked.stats.items() if values.ndim}
-    with_missing = settings.missing
+    n_valid, patterns = ranked.stats["n_valid"], ranked.stats["missing_pattern"]
+    budget, least = stage.runtime.budget, settings.min_effective_n
     screen = partial(
         sketch.prescreened,
         threshold=settings.spearman_threshold,
@@ -81,22 +111,39 @@ def correlation(stage: Stage, ranked: products.Ranked, sketched: bool, columns: 
         seed=settings.random_seed,
     )
     with stage.blas(), tqdm(desc="pass2", unit="block", disable=None) as bar:
-        if with_missing == "global_ranks":
-            return spearman.global_ranks(codes, stats["n_valid"], settings.min_effective_n, stage.runtime.budget)
-        if with_missing == "mean":
-            return spearman.mean_filled(
-                codes, stats["n_valid"], stats["n_below_mean"], stats["n_at_mean"], stage.runtime.budget
-            )
-        return spearman.pairwise(
-            codes,
-            stats["n_valid"],
-            stats["missing_pattern"],
-            settings.min_effective_n,
-            stage.runtime.budget,
+        if settings.missing != "pairwise":
+            codes = ranked.codes.told_apart()
+            if settings.missing == "global_ranks":
+                matrix = spearman.global_ranks(codes, n_valid, least, budget)
+            else:
+                below, equal = ranked.stats["n_below_mean"], ranked.stats["n_at_mean"]
+                matrix = spearman.mean_filled(codes, n_valid, below, equal, budget)
+            return matrix[np.ix_(left, right)], 0.0, 0
+        found = spearman.pairwise(
+            ranked.codes,
+            n_valid,
+            patterns,
+            least,
+            budget,
             threads=stage.threads,
             within=screen if sketched else None,
             progress=lambda done, total: _show(bar, done, total),
+            left=left,
+            right=right,
         )
+        matrix, decided = spearman.settle(
+            found,
+            ranked.codes.told_apart(),
+            n_valid,
+            patterns,
+            least,
+            budget,
+            settings.spearman_threshold,
+            left,
+            right,
+            stage.threads,
+        )
+    return matrix, found.largest_angle, decided
 
 
 def _show(bar: tqdm, done: int, total: int) -> None:
@@ -105,14 +152,22 @@ def _show(bar: tqdm, done: int, total: int) -> None:
 
 
 def write(
-    stage: Stage, ranked: products.Ranked, matrix: np.ndarray, kept: list[clusters.Cluster], stay: np.ndarray
+    stage: Stage,
+    ranked: products.Ranked,
+    matrix: np.ndarray,
+    kept: list[clusters.Cluster],
+    stay: np.ndarray,
+    angle: float,
+    decided: int,
 ) -> None:
     settings: Pass2 = stage.settings
     usable = np.nan_to_num(matrix[np.ix_(stay, stay)])
     consistent = vif.is_positive_semidefinite(usable)
     if not consistent:
         with stage.blas():
-            usable = spearman.mean_ranks(ranked.subset(stay), ranked.stats["n_valid"][stay], stage.runtime.budget)
+            usable = spearman.mean_ranks(
+                ranked.codes.told_apart().subset(stay), ranked.stats["n_valid"][stay], stage.runtime.budget
+            )
     repaired, shrinkage = vif.repair(usable)
     removed = clusters.removals(kept, matrix, ranked.names, "Spearman")
     files.write_npy(stage.paths.out_matrix, matrix)
@@ -127,6 +182,8 @@ def write(
             "n_rows": ranked.n_rows,
             "missing_patterns": len(np.unique(ranked.stats["missing_pattern"])),
             "approximate": settings.missing == "global_ranks" and bool(ranked.stats["n_missing"].any()),
+            "largest_error": angle,
+            "pairs_decided_on_all_ranks": decided,
             "edges": len(clusters.edges(matrix, settings.spearman_threshold)[0]),
             "undefined_pairs": int(np.isnan(matrix).sum()) // 2,
             "repaired_from": "these correlations" if consistent else "ranks with missing cells at the mean rank",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,23 +14,29 @@ from common import files
 from common.descriptors_settings import Pass4
 from common.stage import Stage, run_stage
 from descriptors import clusters, lineage, nonlinear, products
+from descriptors.codes import RankCodes
 from descriptors.sampling import content_sample
+from descriptors.shards import read_shards
+
+INPUTS = {
+    "columns": "text: columns that passed pass 3",
+    "entered": "text: columns that passed pass 1",
+    "stats": "npz: their statistics",
+    "codes": "npy: their rank codes",
+    "fine": "npy: the rest of the codes",
+    "ecdf": "npy: doubled mid-ranks of the codes",
+    "rows": "npy: content hash of each row (read for pass4_rows)",
+    "pass1": "JSON of pass 1",
+    "pass2": "JSON of pass 2",
+    "pass3": "JSON of pass 3",
+}
 
 
 def main() -> None:
     run_stage(
         "pass4",
         Pass4,
-        inputs={
-            "columns": "text: columns that passed pass 3",
-            "entered": "text: columns that passed pass 1",
-            "stats": "npz: their statistics",
-            "codes": "npy: their rank codes",
-            "rows": "npy: content hash of each row (read for pass4_rows)",
-            "pass1": "JSON of pass 1",
-            "pass2": "JSON of pass 2",
-            "pass3": "JSON of pass 3",
-        },
+        inputs=INPUTS | {"pieces": "npz of every shard, in order, where the pass is done in shards"},
         outputs={
             "out-details": "JSON: why each column was removed",
             "out-columns": "text: the final descriptors, one a line",
@@ -37,17 +45,21 @@ def main() -> None:
             "out-removed": "tsv: every removed descriptor of every pass, with the reason",
         },
         work=work,
+        optional=("pieces",),
+        several=("pieces",),
     )
 
 
 def work(stage: Stage) -> None:
     settings: Pass4 = stage.settings
-    files.check_chain(stage.paths.pass1, stage.paths.pass2, stage.paths.pass3)
-    ranked = products.load(stage.paths.entered, stage.paths.stats, stage.paths.codes)
-    names = files.read_lines(stage.paths.columns)
-    places = products.positions(ranked.names, names, stage.paths.columns)
-    stats = {key: values[places] for key, values in ranked.stats.items() if values.ndim}
-    similarity, rows = compare(stage, ranked, places, stats)
+    entering = load(stage)
+    names, stats = entering.names, entering.stats
+    if stage.paths.pieces:
+        similarity = merged(stage, entering)
+    else:
+        everything = np.arange(len(names))
+        similarity = compare(stage, entering, everything, everything)
+    rows = entering.n_rows if entering.rows is None else len(entering.rows)
     gated, quantiles = nonlinear.gate(similarity, partial(nonlinear.null_quantile, **dictionary(settings)))
     groups = clusters.cluster(
         gated,
@@ -88,9 +100,9 @@ def work(stage: Stage) -> None:
             "parameters": stage.parameters,
             "input_fingerprint": files.read_json(stage.paths.pass3)["input_fingerprint"],
             "made_from": files.digest(stage.paths.pass3),
-            "n_rows": ranked.n_rows,
+            "n_rows": entering.n_rows,
             "rows_used": rows,
-            "standard_error": nonlinear.standard_error(rows),
+            "standard_error": nonlinear.standard_error(rows, entering.n_rows),
             "null_quantiles": quantiles,
             "edges": len(clusters.edges(gated, settings.nonlinear_threshold)[0]),
             "removed_count": len(removed),
@@ -99,7 +111,7 @@ def work(stage: Stage) -> None:
             "removed_details": removed,
         },
     )
-    write_lineage(stage, ranked.names, final, removed)
+    write_lineage(stage, entering.entered, final, removed)
     stage.log(
         f"{rows:,} rows x {len(names)} columns",
         f"HSIC {settings.hsic_D} + RDC {settings.rdc_d} features, {settings.features}",
@@ -107,31 +119,66 @@ def work(stage: Stage) -> None:
     )
 
 
-def compare(
-    stage: Stage, ranked: products.Ranked, places: np.ndarray, stats: dict[str, np.ndarray]
-) -> tuple[nonlinear.Similarity, int]:
-    """Similarity of the columns, and the number of rows that it was computed from."""
+@dataclass(frozen=True)
+class Entering:
+    """The columns that passed pass 3, of the ``entered``; ``rows`` of the ``n_rows`` are used, None = all."""
+
+    names: list[str]
+    entered: list[str]
+    stats: dict[str, np.ndarray]
+    codes: RankCodes
+    n_rows: int
+    rows: np.ndarray | None
+
+
+def load(stage: Stage) -> Entering:
     settings: Pass4 = stage.settings
+    files.check_chain(stage.paths.pass1, stage.paths.pass2, stage.paths.pass3)
+    ranked = products.load(
+        stage.paths.entered, stage.paths.stats, stage.paths.codes, stage.paths.fine, stage.paths.ecdf
+    )
+    names = files.read_lines(stage.paths.columns)
+    places = products.positions(ranked.names, names, stage.paths.columns)
+    stats = {key: values[places] for key, values in ranked.stats.items() if values.ndim}
     rows = None
     if settings.pass4_rows is not None and settings.pass4_rows < ranked.n_rows:
         rows = content_sample(files.read_npy(stage.paths.rows), settings.random_seed, settings.pass4_rows)
-    with stage.blas(), tqdm(desc="pass4", unit="tile", disable=None) as bar:
+    return Entering(names, ranked.names, stats, ranked.codes.subset(places), ranked.n_rows, rows)
+
+
+def compare(stage: Stage, entering: Entering, left: np.ndarray, right: np.ndarray) -> nonlinear.Similarity:
+    """Similarity of the columns ``left`` with the columns ``right``."""
+    settings: Pass4 = stage.settings
+    with stage.blas(), tqdm(desc="pass4", unit="row", unit_scale=True, disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        similarity = nonlinear.similarity(
-            ranked.subset(places),
-            stats["n_valid"],
-            stats["missing_pattern"],
+        return nonlinear.similarity(
+            entering.codes,
+            entering.stats["n_valid"],
+            entering.stats["missing_pattern"],
             min_common=settings.min_effective_n,
             budget=stage.runtime.budget,
-            rows=rows,
+            rows=entering.rows,
+            left=left,
+            right=right,
+            threads=stage.threads,
             progress=progress,
             **dictionary(settings),
         )
-    return similarity, ranked.n_rows if rows is None else len(rows)
+
+
+def shard_key(stage: Stage) -> str:
+    """What a shard has to have been made from."""
+    return f"{files.digest(stage.paths.pass3)} {json.dumps(stage.parameters, sort_keys=True)}"
+
+
+def merged(stage: Stage, entering: Entering) -> nonlinear.Similarity:
+    """The shards put together."""
+    matrices, _ = read_shards(stage.paths.pieces, shard_key(stage), len(entering.names))
+    return nonlinear.Similarity(matrices.get("hsic"), matrices.get("rdc"), matrices["fused"], matrices["common"])
 
 
 def dictionary(settings: Pass4) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import hypothesis
@@ -15,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
+from descriptors import ranks  # noqa: E402
+from descriptors.codes import CodeFile, CodesWriter, RankCodes  # noqa: E402
 from passes import select  # noqa: E402, F401 (a fixture for all)
 
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)
@@ -35,9 +40,53 @@ class ArrayCodes:
     def __init__(self, codes: np.ndarray) -> None:
         self.codes = codes
         self.shape = codes.shape
+        self.sizes = np.full(len(codes), codes.shape[1] + 1)
+        self.shift = 0
+        self.split = np.zeros(len(codes), bool)
 
     def read(self, columns: np.ndarray, start: int, stop: int) -> np.ndarray:
         return self.codes[columns, start:stop].copy()
+
+    def cells(self, column: int, start: int, stop: int) -> np.ndarray:
+        return self.codes[column, start:stop] >> 1
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The columns of a table as pass 1 leaves them on disk."""
+
+    cells: Path
+    fine: Path
+    levels: np.ndarray
+    ecdf: np.ndarray
+    n_valid: np.ndarray
+    patterns: np.ndarray
+
+    def open(self) -> RankCodes:
+        return RankCodes(CodeFile(self.cells), CodeFile(self.fine), self.levels, self.ecdf)
+
+
+def store(folder: Path, table: np.ndarray) -> Stored:
+    """Rank the columns of a (N, P) table and write their codes."""
+    cells, fine = folder / "codes.npy", folder / "fine.npy"
+    writer = CodesWriter(cells, fine, len(table))
+    for column in table.T:
+        writer.write(ranks.sort(np.ascontiguousarray(column)).encode())
+    levels, ecdf = writer.close()
+    valid = np.isfinite(table)
+    masks = [column.tobytes() for column in valid.T]
+    labels = {mask: label for label, mask in enumerate(dict.fromkeys(masks))}
+    return Stored(cells, fine, levels, ecdf, valid.sum(axis=0), np.array([labels[mask] for mask in masks]))
+
+
+@contextmanager
+def few_cells(cells: int = 32, few: int = 8, exact_rows: int = 10) -> Iterator[None]:
+    """The steps of large tables in small ones: cells of several ranks from ``cells`` / 2 rows on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("descriptors.ranks.CELLS", cells)
+        patch.setattr("descriptors.ranks.FEW", few)
+        patch.setattr("descriptors.codes.EXACT_ROWS", exact_rows)
+        yield
 
 
 def write_table(path: Path, columns: dict[str, np.ndarray | list], metadata: int = 1) -> Path:

@@ -21,6 +21,8 @@ NAMES = {
         "columns": "pass1_columns.txt",
         "stats": "pass1_stats.npz",
         "codes": "pass1_codes.npy",
+        "fine": "pass1_codes_fine.npy",
+        "ecdf": "pass1_ecdf.npy",
         "rows": "pass1_rows.npy",
     },
     "pass2": {
@@ -41,7 +43,7 @@ NAMES = {
 INPUTS = {
     "pass0": {},
     "pass1": {"manifest": ("pass0", "manifest")},
-    "pass2": {name: ("pass1", name) for name in ("details", "columns", "stats", "codes")},
+    "pass2": {name: ("pass1", name) for name in ("details", "columns", "stats", "codes", "fine", "ecdf")},
     "pass3": {
         **{name: ("pass2", name) for name in ("details", "columns", "matrix", "repaired")},
         "entered": ("pass1", "columns"),
@@ -51,14 +53,24 @@ INPUTS = {
     "pass4": {
         "columns": ("pass3", "columns"),
         "entered": ("pass1", "columns"),
-        **{name: ("pass1", name) for name in ("stats", "codes", "rows")},
+        **{name: ("pass1", name) for name in ("stats", "codes", "fine", "ecdf", "rows")},
         **{number: (number, "details") for number in ("pass1", "pass2", "pass3")},
     },
 }
 # what does not say where the rows came from, or in which order
 ORDER_FREE = [
-    path for stage in NAMES if stage != "pass0" for name, path in NAMES[stage].items() if name not in ("codes", "rows")
+    path
+    for stage in NAMES
+    if stage != "pass0"
+    for name, path in NAMES[stage].items()
+    if name not in ("codes", "fine", "rows")
 ]
+# the files of a shard, by the flag that the merge takes them with
+PIECES = {
+    "pass1": {"pieces": "piece", "piece-codes": "codes", "piece-fine": "fine"},
+    "pass2": {"pieces": "piece"},
+    "pass4": {"pieces": "piece"},
+}
 
 
 class Selection(SimpleNamespace):
@@ -82,11 +94,28 @@ class Selection(SimpleNamespace):
     def bytes(self) -> dict[str, bytes]:
         return {name: (self.folder / name).read_bytes() for name in ORDER_FREE}
 
+    def all_bytes(self) -> dict[str, bytes]:
+        """Of what passes 1 to 4 wrote, by stage and name."""
+        return {
+            f"{stage} {name}": (self.folder / path).read_bytes()
+            for stage, products in NAMES.items()
+            if stage != "pass0"
+            for name, path in products.items()
+            if (self.folder / path).exists()
+        }
+
 
 @pytest.fixture
 def select(tmp_path, monkeypatch) -> Callable[..., Selection]:
-    """select(parquet_glob, threads=1, last="pass4", **settings): runs the passes up to ``last``."""
+    """select(parquet_glob, threads=1, last="pass4", **settings): runs the passes up to ``last``.
+
+    With several ``shards``, passes 1, 2 and 4 are done shard by shard and then merged, as the rules do.
+    """
     count = 0
+
+    def door(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", list(arguments))
+        importlib.import_module(arguments[0]).main()
 
     def run(parquet_glob: str | Path, threads: int = 1, last: str = "pass4", **settings) -> Selection:
         nonlocal count
@@ -94,16 +123,28 @@ def select(tmp_path, monkeypatch) -> Callable[..., Selection]:
         folder = tmp_path / f"run{count}"
         config = load({"descriptors": {"parquet_glob": str(parquet_glob), "n_metadata": 1} | settings})
         machine = {key: config["descriptors"][key] for key in ("batch_rows", "shards", "max_host_memory_gb")}
+        shards = machine["shards"]
         for stage in list(NAMES)[: list(NAMES).index(last) + 1]:
-            arguments = [stage, "--settings", json.dumps(stage_settings(config, stage)), "--threads", str(threads)]
+            given = ["--settings", json.dumps(stage_settings(config, stage)), "--threads", str(threads)]
             for flag, (maker, name) in INPUTS[stage].items():
-                arguments += [f"--{flag}", str(folder / NAMES[maker][name])]
-            for name, path in NAMES[stage].items():
-                arguments += [f"--out-{name}", str(folder / path)]
+                given += [f"--{flag}", str(folder / NAMES[maker][name])]
             for key, value in machine.items():
-                arguments += [f"--{key}", str(value)]
-            monkeypatch.setattr(sys, "argv", arguments)
-            importlib.import_module(stage).main()
+                given += [f"--{key}", str(value)]
+            pieces = []
+            whole = stage == "pass2" and config["descriptors"]["prescreen"] != "none"
+            if shards > 1 and stage in PIECES and not whole:
+                for shard in range(1, shards + 1):
+                    outputs = [
+                        text
+                        for name in PIECES[stage].values()
+                        for text in (f"--out-{name}", str(folder / "shards" / f"{stage}_{shard}_{name}"))
+                    ]
+                    door(f"{stage}_shard", *given, "--shard", str(shard), *outputs)
+                for flag, name in PIECES[stage].items():
+                    made = [str(folder / "shards" / f"{stage}_{shard}_{name}") for shard in range(1, shards + 1)]
+                    pieces += [f"--{flag}", *made]
+            outputs = [text for name, path in NAMES[stage].items() for text in (f"--out-{name}", str(folder / path))]
+            door(stage, *given, *pieces, *outputs)
         return Selection(folder=folder)
 
     return run

@@ -20,6 +20,7 @@ import numpy as np
 from common.errors import UserError
 
 SCHEMA_VERSION = 1
+LARGE = 2**24
 SPARE = 64 * 2**20  # bytes that a write leaves free beside its own
 
 
@@ -179,9 +180,11 @@ def read_lines(path: str | Path) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def read_npy(path: str | Path) -> np.ndarray:
+def read_npy(path: str | Path, mapped: bool = False) -> np.ndarray:
+    """An array; ``mapped``: a large one is read from the file where it is looked at, and nowhere else."""
     try:
-        return np.load(path, allow_pickle=False)
+        large = mapped and os.path.getsize(path) > LARGE
+        return np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
     except Exception as error:  # a damaged header may ask for any size, and parse as anything
         raise UserError(f"{path}: cannot be read ({error}); delete it and run the same command again") from None
 

@@ -26,7 +26,18 @@ from common.descriptors_settings import Runtime
 from common.errors import UserError
 from common.settings import Settings
 
-LIBRARIES = ("numpy", "scipy", "pyarrow", "igraph", "leidenalg", "pydantic", "snakemake", "torch", "transformers")
+LIBRARIES = (
+    "numba",
+    "numpy",
+    "scipy",
+    "pyarrow",
+    "igraph",
+    "leidenalg",
+    "pydantic",
+    "snakemake",
+    "torch",
+    "transformers",
+)
 
 
 @dataclass

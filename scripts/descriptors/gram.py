@@ -49,10 +49,21 @@ class ExactGram:
                 for j, other in enumerate(right_limbs):
                     self._accumulate((i + j) * self._width, one.T @ other)
 
-    def _accumulate(self, shift: int, block: np.ndarray) -> None:
+    def add_words(self, place: tuple[int, int], high: int, low: int) -> None:
+        """Add high 2^32 + low to one entry."""
+        if self._float is not None:
+            self._float[place] += high * 2.0**HALF + low
+            return
+        for words, word in zip(self._pair(0), (high, low), strict=True):
+            words[place] += word
+
+    def _pair(self, shift: int) -> tuple[np.ndarray, np.ndarray]:
         if shift not in self._words:
             self._words[shift] = (np.zeros(self.shape, np.int64), np.zeros(self.shape, np.int64))
-        high, low = self._words[shift]
+        return self._words[shift]
+
+    def _accumulate(self, shift: int, block: np.ndarray) -> None:
+        high, low = self._pair(shift)
         whole = block.astype(np.int64)
         low += whole & ((1 << HALF) - 1)
         whole >>= HALF

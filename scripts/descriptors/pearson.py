@@ -41,7 +41,7 @@ def correlation(
             deviations = fixed_point(block.T, centre, exponent, BITS)
             gram.add(deviations, deviations)
         sums = gram.result()
-        matrix = normalise(sums, np.diag(sums), np.diag(sums))
+        matrix = normalise(sums, np.diag(sums)[:, None], np.diag(sums))
         np.fill_diagonal(matrix, 1.0)
         return matrix
     # squares in units of 2^BITS of those of the values

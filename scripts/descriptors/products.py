@@ -9,7 +9,7 @@ import numpy as np
 
 from common import files
 from common.errors import UserError
-from descriptors.table import CodeFile
+from descriptors.codes import CodeFile, RankCodes
 
 
 @dataclass(frozen=True)
@@ -18,36 +18,26 @@ class Ranked:
 
     names: list[str]
     stats: dict[str, np.ndarray]
-    codes: CodeFile
+    codes: RankCodes
 
     @property
     def n_rows(self) -> int:
         return self.codes.shape[1]
 
-    def subset(self, positions: np.ndarray) -> ColumnSubset:
-        return ColumnSubset(self.codes, positions)
 
-
-class ColumnSubset:
-    """Rank codes of some columns, numbered from 0."""
-
-    def __init__(self, codes: CodeFile, positions: np.ndarray) -> None:
-        self._codes, self._positions = codes, positions
-        self.shape = (len(positions), codes.shape[1])
-
-    def read(self, columns: np.ndarray, start: int, stop: int) -> np.ndarray:
-        return self._codes.read(self._positions[columns], start, stop)
-
-
-def load(columns_path: str, stats_path: str, codes_path: str) -> Ranked:
+def load(columns_path: str, stats_path: str, codes_path: str, fine_path: str, ecdf_path: str) -> Ranked:
     """Read pass 1's products; UserError where they do not belong together."""
-    names, stats, codes = files.read_lines(columns_path), files.read_npz(stats_path), CodeFile(codes_path)
-    if not len(names) == int(stats["count"]) == codes.shape[0] or int(stats["n_total"]) != codes.shape[1]:
+    names, stats = files.read_lines(columns_path), files.read_npz(stats_path)
+    cells, fine, ecdf = CodeFile(codes_path), CodeFile(fine_path), files.read_npy(ecdf_path, mapped=True)
+    if not len(names) == int(stats["count"]) == cells.shape[0] or int(stats["n_total"]) != cells.shape[1]:
         raise UserError(
-            f"{codes_path}: {codes.shape[0]} columns x {codes.shape[1]} rows do not belong to {columns_path} "
+            f"{codes_path}: {cells.shape[0]} columns x {cells.shape[1]} rows do not belong to {columns_path} "
             f"({len(names)}) and {stats_path} ({int(stats['count'])} x {int(stats['n_total'])}); run pass1 again"
         )
-    return Ranked(names, stats, codes)
+    levels = stats["n_levels"]
+    if fine.shape != (int((levels == 0).sum()), cells.shape[1]) or len(ecdf) != int((levels + (levels > 0)).sum()):
+        raise UserError(f"{fine_path} and {ecdf_path} do not belong to {stats_path}; run pass1 again")
+    return Ranked(names, stats, RankCodes(cells, fine, levels, ecdf))
 
 
 def positions(entered: Sequence[str], names: Sequence[str], path: str) -> np.ndarray:

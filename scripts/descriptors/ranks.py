@@ -2,12 +2,144 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import numpy as np
+
+from descriptors import kernels
+
+CELLS = 1 << 16  # that a 16-bit code can number, 0 = missing among them
+FEW = 4096  # distinct values that are found by hashing
 
 
 def code_type(n_rows: int) -> np.dtype:
     """Smallest unsigned type that holds every code of a table with ``n_rows`` rows (codes go up to 2 n_rows)."""
     return np.min_scalar_type(2 * n_rows)
+
+
+class Coded(NamedTuple):
+    """A column's codes as they are stored, two bytes a value where they can be.
+
+    cells : (N,) uint16; number of the distinct value, or of the cell of ranks, from 1; 0 = missing.
+    fine : (N,) uint16, place in the cell; None if there is a cell for each distinct value.
+    table : (distinct + 1,) uint32, doubled mid-ranks by cell; None if there are cells of ranks.
+    """
+
+    cells: np.ndarray
+    fine: np.ndarray | None
+    table: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Few:
+    """A sorted column of few distinct values.
+
+    numbers : (N,) uint16, number of a row's distinct value in ascending order, from 1; 0 = missing.
+    levels : (K,) float64, the distinct values, ascending. counts : (K,) int64.
+    """
+
+    numbers: np.ndarray
+    levels: np.ndarray
+    counts: np.ndarray
+
+    @property
+    def ordered(self) -> np.ndarray:
+        return np.repeat(self.levels, self.counts)
+
+    def table(self) -> np.ndarray:
+        """(K + 1,) uint32: doubled mid-ranks; ranks start + 1 .. end average to (start + end + 1) / 2."""
+        ends = np.cumsum(self.counts)
+        return np.concatenate(([0], 2 * ends - self.counts + 1)).astype(np.uint32)
+
+    def codes(self, dtype: np.dtype) -> np.ndarray:
+        codes = np.empty(len(self.numbers), dtype)
+        kernels.look_up(self.numbers, self.table(), codes)
+        return codes
+
+    def encode(self) -> Coded:
+        return Coded(self.numbers, None, self.table())
+
+
+@dataclass(frozen=True)
+class Many:
+    """A sorted column.
+
+    ordered : (n,) float64, the valid values, ascending, one zero of two; ``distinct`` of them differ.
+    packed : (n,) uint64, the row of each in the lowest ``index_bits`` bits.
+    n_rows : N.
+    """
+
+    ordered: np.ndarray
+    distinct: int
+    packed: np.ndarray
+    index_bits: np.uint64
+    n_rows: int
+
+    def codes(self, dtype: np.dtype) -> np.ndarray:
+        codes = np.zeros(self.n_rows, dtype)
+        kernels.assign_codes(self.packed, self.ordered, self.index_bits, codes)
+        return codes
+
+    def encode(self) -> Coded:
+        cells = np.zeros(self.n_rows, np.uint16)
+        if self.distinct < CELLS:
+            table = np.zeros(self.distinct + 1, np.uint32)
+            kernels.assign_levels(self.packed, self.ordered, self.index_bits, cells, table)
+            return Coded(cells, None, table)
+        fine = np.zeros(self.n_rows, np.uint16)
+        kernels.assign_cells(self.packed, self.ordered, self.index_bits, fine_bits(self.n_rows), cells, fine)
+        return Coded(cells, fine, None)
+
+
+def sort(column: np.ndarray) -> Few | Many:
+    """Sort a column and keep track of its rows.
+
+    A few distinct values are found by hashing, and only they are sorted. Else the order-preserving integer of a value
+    and its row number share one 64-bit word, and words are sorted: several times faster than an indirect sort. Bits
+    that no value uses are left out; where the rest does not fit, the lowest go too, and values alike in all others are
+    put in order afterwards.
+
+    Parameters
+    ----------
+    column : (N,) float64; NaN and infinities are missing.
+    """
+    bits = column.view(np.uint64)
+    few = _number_few(bits)
+    if few is not None:
+        return few
+    count, low, high, used = kernels.extent(bits)
+    index_bits = np.uint64((len(column) - 1).bit_length())
+    width = (int(high) - int(low)).bit_length()
+    unused = (int(used) & -int(used)).bit_length() - 1
+    shift = max(width - (64 - int(index_bits)), unused)
+    packed = np.empty(count, np.uint64)
+    kernels.pack(bits, np.uint64(low), np.uint64(shift), index_bits, packed)
+    packed.sort()
+    ordered = np.empty(count)
+    distinct = kernels.unpack(packed, column, index_bits, ordered)
+    if distinct < 0:  # many values that differ in their lowest bits alone
+        packed = np.flatnonzero(np.isfinite(column)).astype(np.uint64)
+        packed = packed[np.argsort(column[packed])]
+        distinct = kernels.unpack(packed, column, index_bits, ordered)
+    return Many(ordered, int(distinct), packed, index_bits, len(column))
+
+
+def _number_few(bits: np.ndarray) -> Few | None:
+    """None where there are more than ``FEW`` distinct values."""
+    table, places = np.full(1 << kernels.HASH_BITS, kernels.EMPTY), np.zeros(1 << kernels.HASH_BITS, np.uint16)
+    found, numbers = np.empty(FEW, np.uint64), np.empty(len(bits), np.uint16)
+    distinct = int(kernels.number_values(bits, table, places, found, numbers))
+    if distinct < 0:
+        return None
+    counts = np.zeros(distinct + 1, np.int64)
+    kernels.count_cells(numbers, counts)
+    values = found[:distinct].view(np.float64)
+    ascending = np.argsort(values)
+    place = np.zeros(distinct + 1, np.uint16)
+    place[ascending + 1] = np.arange(1, distinct + 1)
+    kernels.look_up(numbers, place, numbers)
+    return Few(numbers, values[ascending], counts[1:][ascending])
 
 
 def doubled_midranks(values: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
@@ -23,52 +155,16 @@ def doubled_midranks(values: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, n
     codes : (N,) ``dtype``; 2 a with a the mid-rank among the valid values (ties averaged, first rank 1), 0 if missing.
     ordered : (n,) float64, the valid values, ascending.
     """
-    valid = np.flatnonzero(~np.isnan(values))
-    present = values[valid]
-    order = np.argsort(present)
-    ordered = present[order]
-    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1]))) if len(ordered) else valid
-    counts = np.diff(starts, append=len(ordered))
-    codes = np.zeros(len(values), dtype)
-    # ranks starts+1 .. starts+counts average to starts + (counts + 1) / 2
-    codes[valid[order]] = np.repeat(2 * starts + counts + 1, counts)
-    return codes, ordered
+    column = sort(np.ascontiguousarray(values))
+    return column.codes(dtype), column.ordered
 
 
-def rerank(codes: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centred ranks of one column on several subsets of its rows: a counting sort, O(N) a subset.
-
-    Parameters
-    ----------
-    codes : (N,) unsigned codes of the column, ranked among its own rows (those where the code is not 0).
-    masks : (B, N) bool, the subsets; none contains a row where the code is 0.
-
-    Returns
-    -------
-    centred : (B, N) float64 of integers 2 a - (n + 1), a the mid-rank among the n rows of the subset; 0 outside it.
-    norms : (B,) float64, their sums of squares.
-    """
-    n_own = int(np.count_nonzero(codes))
-    proper = np.count_nonzero(masks, axis=1) < n_own
-    centred, norms = np.empty(masks.shape), np.empty(len(masks))
-    if not proper.all():
-        # all of its rows: they are ranked already
-        own = centre(codes[None], np.array([n_own]))[0]
-        centred[~proper], norms[~proper] = own, own @ own
-    if proper.any():
-        centred[proper], norms[proper] = _count_ranks(codes, masks[proper])
-    return centred, norms
-
-
-def _count_ranks(codes: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    level = (np.cumsum(np.bincount(codes) > 0, dtype=np.int32) - 1)[codes]
-    n_levels = int(level.max()) + 1
-    counts = np.array([np.bincount(level, mask, n_levels) for mask in masks])
-    upto = np.cumsum(counts, axis=1)
-    ranks = 2 * upto - counts - upto[:, -1:]
-    centred = np.take(ranks, level, axis=1)
-    centred *= masks
-    return centred, np.einsum("bk,bk,bk->b", ranks, ranks, counts)
+def fine_bits(n_rows: int) -> int:
+    """Bits of a doubled mid-rank below its cell number, in a table with ``n_rows`` rows, so that this fits 16 bits."""
+    bits = 0
+    while ((2 * n_rows - 1) >> bits) + 1 >= CELLS:
+        bits += 1
+    return bits
 
 
 def centre(codes: np.ndarray, n_valid: np.ndarray) -> np.ndarray:

@@ -1,164 +1,191 @@
-"""Pass 1's one read of all columns: statistics, reasons and rank codes, in pieces that can be picked up again."""
+"""Pass 1's one read of columns: statistics, reasons and rank codes, a group of columns at a time."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
 import xxhash
-from tqdm import tqdm
 
 from common import files
 from common.descriptors_settings import Pass1, Runtime
 from common.errors import UserError
-from descriptors.ranks import code_type, doubled_midranks
-from descriptors.sampling import content_keys, mix
-from descriptors.table import CodeWriter, Table
+from descriptors import kernels, ranks
+from descriptors.codes import CodesWriter
+from descriptors.sampling import key, mix
+from descriptors.table import Table
 from descriptors.variance import Column, describe, removal_reasons
 
 BYTES_A_VALUE = 8
-BYTES_A_VALUE_IN_WORK = 88  # of one column being sorted, ranked and described
+BYTES_A_VALUE_IN_WORK = 22  # of one column being sorted, described and coded
+BYTES_A_CODE = 4
+BYTES_A_ROW = 8  # of the rows' content hashes
 FLAGS = ("constant", "degenerate")  # told by the reasons
 STATISTICS = (*(each.name for each in dataclasses.fields(Column) if each.name not in FLAGS), "missing_ratio")
 
 
-class Result(NamedTuple):
-    """Of one column: what is written and remembered."""
+@dataclass(frozen=True)
+class Scanned:
+    """What was found in some columns, in their order.
 
-    column: Column
-    reasons: list[str]
-    codes: np.ndarray | None
-    pattern: str
-    content: np.ndarray
-
-
-@dataclass
-class Scan:
-    """Reads the columns in groups that fit the memory and ranks them in parallel.
-
-    table : the source.
-    settings, runtime : of pass 1, and of the machine; ``runtime.shards`` is the number of pieces.
-    folder : where the codes grow, and where finished pieces are remembered.
-    fingerprint : state of another one is not picked up.
-    threads : columns ranked at the same time.
+    columns, reasons, patterns : of all of them; a column without reasons stays. Columns with missing values in the
+        same rows have the same pattern.
+    levels, ecdf : of those that stay, as in :class:`descriptors.codes.RankCodes`.
+    content : (N,) uint64, these columns' summand of every row's content hash.
     """
 
-    table: Table
-    settings: Pass1
-    runtime: Runtime
-    folder: Path
-    fingerprint: str
-    threads: int
-    log: Callable[[str], None]
-    columns: list[Column] = field(default_factory=list)
-    reasons: list[list[str]] = field(default_factory=list)
-    patterns: list[str] = field(default_factory=list)
-    kept: int = 0
-
-    def __post_init__(self) -> None:
-        self.type = code_type(self.table.rows)
-        self.content = np.zeros(self.table.rows, np.uint64)
-        self.codes_path = self.folder / "codes.npy"
+    columns: list[Column]
+    reasons: list[list[str]]
+    patterns: list[str]
+    levels: np.ndarray
+    ecdf: np.ndarray
+    content: np.ndarray
 
     @property
     def input_fingerprint(self) -> str:
         """Digest of all values, whatever the order of the rows and their split into files."""
         return f"{int(mix(self.content).sum(dtype=np.uint64)):016x}"
 
-    def run(self) -> None:
-        names = self.table.descriptors
-        self._restore()
-        writer = CodeWriter(self.codes_path, self.table.rows, self.type)
-        threads, width = self._plan()
-        piece = -(-len(names) // min(self.runtime.shards, len(names)))
-        with (
-            ThreadPoolExecutor(threads) as pool,
-            tqdm(total=len(names), initial=len(self.columns), desc="pass1", unit="column", disable=None) as bar,
-        ):
-            while len(self.columns) < len(names):
-                at = len(self.columns)
-                stop = min(at + width, (at // piece + 1) * piece, len(names))
-                values = self.table.columns(list(names[at:stop]), self.runtime.batch_rows)
-                for result in pool.map(self._examine, values, names[at:stop]):
-                    self._take(writer, result)
-                    bar.update()
-                if stop % piece == 0 and stop < len(names):
-                    writer.flush()
-                    self._save()
-        writer.close(self.kept)
+    def commonest_reason(self) -> str:
+        first = [reasons[0].split(" ")[0] for reasons in self.reasons]
+        return f"most often like this: {self.reasons[first.index(max(first, key=first.count))][0]}"
 
-    def _plan(self) -> tuple[int, int]:
-        """Threads, and columns read at once, that fit the memory budget."""
-        rows = self.table.rows
-        spare = self.runtime.budget - rows * 8
-        least = rows * (BYTES_A_VALUE + BYTES_A_VALUE_IN_WORK)
-        if spare < least:
-            enough = self.runtime.gigabytes_for(least + rows * 8)
-            raise UserError(
-                f"{rows:,} rows need descriptors.max_host_memory_gb >= {enough:g} to sort one column; "
-                f"it is {self.runtime.max_host_memory_gb:g}"
-            )
-        threads = max(min(self.threads, (spare // 2) // (rows * BYTES_A_VALUE_IN_WORK)), 1)
-        # pool.map starts them all: a finished column waits as codes and hashes until its turn to be written
-        waiting = BYTES_A_VALUE + self.type.itemsize + 8
-        width = (spare - threads * rows * BYTES_A_VALUE_IN_WORK) // (rows * waiting)
-        return int(threads), int(max(width, 1))
+    def write(self, path: Path) -> None:
+        told = json.dumps([[dataclasses.asdict(column) for column in self.columns], self.reasons, self.patterns])
+        files.write_npz(path, told=np.array(told), levels=self.levels, ecdf=self.ecdf, content=self.content)
 
-    def _examine(self, values: np.ndarray, name: str) -> Result:
-        settings = self.settings
-        codes, ordered = doubled_midranks(values, self.type)
-        column = describe(ordered, len(values), settings.range_mode, (settings.trim_lower, settings.trim_upper))
+    @classmethod
+    def read(cls, path: Path) -> Scanned:
+        saved = files.read_npz(path)
+        try:
+            columns, reasons, patterns = json.loads(str(saved["told"]))
+            found = [Column(**column) for column in columns]
+            return cls(found, reasons, patterns, saved["levels"], saved["ecdf"], saved["content"])
+        except (KeyError, ValueError, TypeError):
+            raise UserError(f"{path}: is no piece of pass1; delete it and run the same command again") from None
+
+    @classmethod
+    def together(cls, pieces: Sequence[Scanned]) -> Scanned:
+        return cls(
+            [column for piece in pieces for column in piece.columns],
+            [reasons for piece in pieces for reasons in piece.reasons],
+            [pattern for piece in pieces for pattern in piece.patterns],
+            np.concatenate([piece.levels for piece in pieces]),
+            np.concatenate([piece.ecdf for piece in pieces]),
+            np.asarray(sum((piece.content for piece in pieces), np.uint64(0)), np.uint64),
+        )
+
+
+class Result(NamedTuple):
+    """Of one column; ``coded`` is None if it goes."""
+
+    column: Column
+    reasons: list[str]
+    pattern: str
+    coded: ranks.Coded | None
+
+
+def scan(
+    table: Table,
+    names: Sequence[str],
+    settings: Pass1,
+    runtime: Runtime,
+    writer: CodesWriter,
+    threads: int,
+    progress: Callable[[], object],
+) -> Scanned:
+    """Read columns in groups that fit the memory, the next one while this one is ranked, ``threads`` columns at a time.
+
+    Raises
+    ------
+    UserError : the memory does not hold one column; an unreadable file.
+    """
+    rows = table.rows
+    threads, width, ahead = plan(rows, runtime, threads)
+    content, lock = np.zeros(rows, np.uint64), Lock()
+    results: list[Result] = []
+
+    def examine(values: np.ndarray, name: str) -> Result:
+        with lock:
+            kernels.add_content(values.view(np.uint64), key(name), NAN, content)
+        column = ranks.sort(values)
+        ordered = column.ordered
+        found = describe(ordered, rows, settings.range_mode, (settings.trim_lower, settings.trim_upper))
         reasons = removal_reasons(
-            column,
+            found,
             settings.range_mode,
             settings.variance_threshold,
             settings.max_missing_ratio,
             settings.min_effective_n,
         )
-        pattern = xxhash.xxh3_128_hexdigest(np.packbits(codes == 0).data)
-        return Result(column, reasons, None if reasons else codes, pattern, content_keys(values[None], [name]))
+        del ordered
+        pattern = xxhash.xxh3_128_hexdigest(np.packbits(np.isnan(values)).data)
+        return Result(found, reasons, pattern, None if reasons else column.encode())
 
-    def _take(self, writer: CodeWriter, result: Result) -> None:
-        self.columns.append(result.column)
-        self.reasons.append(result.reasons)
-        self.patterns.append(result.pattern)
-        self.content += result.content
-        if result.codes is not None:
-            writer.write(self.kept, result.codes)
-            self.kept += 1
+    with ThreadPoolExecutor(threads) as pool:
+        for group, values in read_groups(table, names, width, runtime.batch_rows, ahead):
+            for result in pool.map(examine, values, group):
+                if result.coded is not None:
+                    writer.write(result.coded)
+                results.append(result._replace(coded=None))
+                progress()
+    levels, ecdf = writer.close()
+    return Scanned(
+        [result.column for result in results],
+        [result.reasons for result in results],
+        [result.pattern for result in results],
+        levels,
+        ecdf,
+        content,
+    )
 
-    def _save(self) -> None:
-        state = {
-            "fingerprint": self.fingerprint,
-            "columns": [dataclasses.asdict(column) for column in self.columns],
-            "reasons": self.reasons,
-            "patterns": self.patterns,
-        }
-        files.write_npz(self.folder / "progress.npz", state=np.array(json.dumps(state)), content=self.content)
 
-    def _restore(self) -> None:
-        progress = self.folder / "progress.npz"
-        if progress.exists() and self.codes_path.exists():
-            try:
-                saved = files.read_npz(progress)
-                state = json.loads(str(saved["state"]))
-            except (UserError, KeyError, ValueError):
-                state = {}
-            if state.get("fingerprint") == self.fingerprint:
-                self.columns = [Column(**column) for column in state["columns"]]
-                self.reasons, self.patterns, self.content = state["reasons"], state["patterns"], saved["content"]
-                self.kept = sum(not reasons for reasons in self.reasons)
-                self.log(f"resumed after {len(self.columns)} columns")
-                return
-        progress.unlink(missing_ok=True)
-        self.codes_path.unlink(missing_ok=True)
+NAN = np.array(np.nan).view(np.uint64)[()]
 
-    def commonest_reason(self) -> str:
-        first = [reasons[0].split(" ")[0] for reasons in self.reasons]
-        return f"most often like this: {self.reasons[first.index(max(first, key=first.count))][0]}"
+
+def plan(rows: int, runtime: Runtime, threads: int) -> tuple[int, int, bool]:
+    """Threads, columns of a group, and whether the next group is read meanwhile, that fit the memory budget."""
+    spare = runtime.budget - rows * BYTES_A_ROW
+    least = rows * (BYTES_A_VALUE + BYTES_A_VALUE_IN_WORK + BYTES_A_CODE)
+    if spare < least:
+        enough = runtime.gigabytes_for(least + rows * BYTES_A_ROW)
+        raise UserError(
+            f"{rows:,} rows need descriptors.max_host_memory_gb >= {enough:g} to sort one column; "
+            f"it is {runtime.max_host_memory_gb:g}"
+        )
+    threads = max(min(threads, (spare // 2) // max(rows * BYTES_A_VALUE_IN_WORK, 1)), 1)
+    # all of a group start together: a finished column waits as codes until its turn to be written
+    left = (spare - threads * rows * BYTES_A_VALUE_IN_WORK) // max(rows, 1)
+    ahead = left >= 2 * threads * BYTES_A_VALUE + threads * BYTES_A_CODE
+    width = left // ((2 if ahead else 1) * BYTES_A_VALUE + BYTES_A_CODE)
+    # several small groups, so that reading and ranking overlap from early on
+    return int(threads), int(max(min(width, GROUP * threads), 1)), bool(ahead)
+
+
+GROUP = 8  # columns of a group, a thread
+
+
+def read_groups(
+    table: Table, names: Sequence[str], width: int, batch_rows: int, ahead: bool
+) -> Iterator[tuple[Sequence[str], np.ndarray]]:
+    """Groups of columns with their values, (p, N) float64."""
+    groups = [names[start : start + width] for start in range(0, len(names), width)]
+    if not ahead:
+        for group in groups:
+            yield group, table.columns(list(group), batch_rows)
+        return
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(table.columns, list(groups[0]), batch_rows)
+        for group, following in zip(groups, [*groups[1:], None], strict=True):
+            values = coming.result()
+            if following is not None:
+                coming = reader.submit(table.columns, list(following), batch_rows)
+            yield group, values
+            del values

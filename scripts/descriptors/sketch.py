@@ -7,14 +7,16 @@ columns linked by candidates are then correlated exactly, all others stay NaN = 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
+from descriptors.codes import Codes
 from descriptors.ranks import centre
 from descriptors.sampling import GOLDEN, key, mix
-from descriptors.spearman import Codes, blocks, same_rows
+from descriptors.spearman import Correlations, blocks, same_rows
 
 DEVIATIONS = 4.0
 TILE = 2048
@@ -26,21 +28,34 @@ def standard_deviation(rho: float, width: int, repeats: int) -> float:
 
 
 def prescreened(
-    codes: Codes, columns: np.ndarray, n: int, budget: int, *, threshold: float, width: int, repeats: int, seed: int
-) -> np.ndarray:
+    codes: Codes,
+    columns: np.ndarray,
+    others: np.ndarray,
+    n: int,
+    budget: int,
+    pool: ThreadPoolExecutor,
+    *,
+    threshold: float,
+    width: int,
+    repeats: int,
+    seed: int,
+) -> Correlations:
     """As :func:`descriptors.spearman.same_rows`, but exact only within groups of columns linked by candidates.
 
-    Returns
-    -------
-    (p, p) float64; NaN for pairs of different groups, whose correlation is below ``threshold``.
+    ``others`` are the same columns. Pairs of different groups, whose correlation is below ``threshold``, are NaN.
     """
+    assert np.array_equal(columns, others)
     sketches, norms = sketch(codes, columns, n, budget, width=width, repeats=repeats, seed=seed)
     bound = threshold - DEVIATIONS * standard_deviation(threshold, width, repeats)
     groups = linked(sketches / np.sqrt(np.maximum(norms, 1.0)), bound)
-    correlation = np.full((len(columns), len(columns)), np.nan)
+    rho = np.full((len(columns), len(columns)), np.nan)
+    angle = np.zeros(rho.shape, np.float32) if codes.shift else None
     for group in groups:
-        correlation[np.ix_(group, group)] = same_rows(codes, columns[group], n, budget)
-    return correlation
+        found = same_rows(codes, columns[group], columns[group], n, budget, pool)
+        rho[np.ix_(group, group)] = found.rho
+        if angle is not None:
+            angle[np.ix_(group, group)] = found.angle
+    return Correlations(rho, angle)
 
 
 def sketch(

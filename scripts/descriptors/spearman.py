@@ -8,22 +8,32 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from descriptors.gram import ExactGram
-from descriptors.ranks import centre, centre_filled, rerank
+from descriptors import kernels
+from descriptors.codes import Codes
+from descriptors.common_rows import Tile, products
+from descriptors.gram import HALF, ExactGram
+from descriptors.ranks import centre, centre_filled
 
 
-class Codes(Protocol):
-    """The rank codes of a table, however they are stored: (P, N) unsigned, 0 = missing."""
+@dataclass(frozen=True)
+class Correlations:
+    """Spearman correlation of some columns, left, with some, right.
 
-    shape: tuple[int, int]
+    rho : (p, q) float64, NaN = undefined.
+    angle : (p, q) float32; arccos(rho) is known up to this. None where every rank was told apart: 0.
+    """
 
-    def read(self, columns: np.ndarray, start: int, stop: int) -> np.ndarray:
-        """(len(columns), stop - start) codes."""
-        ...
+    rho: np.ndarray
+    angle: np.ndarray | None
+
+    @property
+    def largest_angle(self) -> float:
+        return 0.0 if self.angle is None else float(self.angle.max(initial=0.0))
 
 
 def blocks(codes: Codes, columns: np.ndarray, budget: int) -> Iterator[np.ndarray]:
@@ -41,13 +51,16 @@ def pairwise(
     min_common: int,
     budget: int,
     threads: int = 1,
-    within: Callable[[Codes, np.ndarray, int, int], np.ndarray] | None = None,
+    within: Callable[..., Correlations] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> np.ndarray:
+    left: np.ndarray | None = None,
+    right: np.ndarray | None = None,
+) -> Correlations:
     """Pairwise-complete Spearman: each pair of columns ranked on the rows that both have, as pandas does.
 
     Columns with missing values in the same rows share a pattern. A column is ranked once for each pattern that it
-    meets, and two groups of columns are multiplied as matrices: P x (number of patterns) rankings, not P^2 / 2 pairs.
+    meets, by counting its cells on the common rows, and two groups of columns are multiplied as matrices: P x (number
+    of patterns) rankings, not P^2 / 2 pairs. The memory does not grow with the rows, but for tables of the cells.
 
     Parameters
     ----------
@@ -56,106 +69,271 @@ def pairwise(
     patterns : (P,) int64, equal for columns that are missing in the same rows.
     min_common : pairs with fewer common rows are undefined.
     budget : bytes of memory to plan with.
-    threads : columns ranked at the same time.
+    threads : columns worked on at the same time.
     within : correlation of columns that share a pattern, :func:`same_rows` by default.
     progress : is told steps done and in all.
+    left, right : the columns to correlate, all by default; the same ones, or none in common.
 
     Returns
     -------
-    (P, P) float64, symmetric, unit diagonal; NaN where undefined.
+    (p, q) correlations, of a column with itself 1; NaN where undefined.
     """
-    n_columns, n_rows = codes.shape
-    correlation = np.full((n_columns, n_columns), np.nan)
-    groups = [np.flatnonzero(patterns == label) for label in np.unique(patterns)]
-    # two tiles, each column on each pattern of the other tile
-    width = max(math.isqrt(budget // 4 // (2 * 8 * n_rows)), 1) if n_rows else 1
-    by_pattern = np.argsort(patterns, kind="stable")
-    tiles = [by_pattern[i : i + width] for i in range(0, n_columns, width)] if len(groups) > 1 else []
-    total, done = len(groups) + len(tiles) * (len(tiles) + 1) // 2, 0
-    for group in groups:
-        n = int(n_valid[group[0]])
-        if n >= min_common:
-            correlation[np.ix_(group, group)] = (within or same_rows)(codes, group, n, budget)
-        done += 1
-        if progress:
-            progress(done, total)
+    everything = np.arange(codes.shape[0])
+    left = everything if left is None else left
+    right = everything if right is None else right
+    symmetric = np.array_equal(left, right)
+    found = np.full((len(left), len(right)), np.nan)
+    angle = np.zeros(found.shape, np.float32) if codes.shift else None
+    if not found.size:
+        return Correlations(found, angle)
+    groups = [
+        (np.flatnonzero(patterns[left] == label), np.flatnonzero(patterns[right] == label))
+        for label in np.intersect1d(patterns[left], patterns[right])
+    ]
+    pairs = _tile_pairs(codes, patterns, left, right, symmetric, budget // 2)
+    total, done = len(groups) + len(pairs), 0
+
+    def put(rows: np.ndarray, columns: np.ndarray, rho: np.ndarray, error: np.ndarray | float) -> None:
+        for matrix, block in ((found, rho), (angle, error)):
+            if matrix is not None:
+                matrix[np.ix_(rows, columns)] = block
+                if symmetric:
+                    matrix[np.ix_(columns, rows)] = np.transpose(block)
+
     with ThreadPoolExecutor(threads) as pool:
-        for i, first in enumerate(tiles):
-            for second in tiles[i:]:
-                _between(correlation, codes, patterns, first, second, min_common, pool)
-                done += 1
-                if progress:
-                    progress(done, total)
-    return _unit_diagonal(correlation)
+        for rows, columns in groups:
+            n = int(n_valid[left[rows[0]]])
+            if n >= min_common:
+                each = (within or same_rows)(codes, left[rows], right[columns], n, budget, pool)
+                put(rows, columns, each.rho, 0.0 if each.angle is None else each.angle)
+            done += 1
+            if progress:
+                progress(done, total)
+        for first, second in pairs:
+            one = Tile.of(left[first], patterns)
+            other = one if symmetric and first is second else Tile.of(right[second], patterns)
+            sums = products(codes, one, other, min_common, budget // 8, pool, threads)
+            rho, error = _coefficients(
+                sums.sums,
+                Sums(sums.left_total, sums.left_squares, codes.split[one.columns][:, None]),
+                Sums(sums.right_total, sums.right_squares, codes.split[other.columns]),
+                sums.rows,
+                codes.shift,
+                REGROUPED,
+            )
+            few = sums.rows < min_common
+            rho[few] = np.nan
+            error = np.where(few, 0.0, error)
+            new = patterns[one.columns][:, None] != patterns[other.columns]
+            for matrix, block in ((found, rho), (angle, error)):
+                if matrix is not None:
+                    place = np.ix_(first, second)
+                    matrix[place] = np.where(new, block, matrix[place])
+                    if symmetric:
+                        matrix[np.ix_(second, first)] = matrix[place].T
+            done += 1
+            if progress:
+                progress(done, total)
+    if symmetric:
+        np.fill_diagonal(found, 1.0)
+        if angle is not None:
+            np.fill_diagonal(angle, 0.0)
+    return Correlations(found, angle)
 
 
-def _between(
-    correlation: np.ndarray,
-    codes: Codes,
-    patterns: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    min_common: int,
-    pool: ThreadPoolExecutor,
-) -> None:
-    """Fill in the pairs of two tiles of columns whose patterns differ."""
-    if patterns[first[0]] == patterns[second[-1]]:
-        return  # sorted by pattern: all of both tiles share one
-    left_labels, right_labels = np.unique(patterns[first]), np.unique(patterns[second])
-    left, left_norms, left_masks = _ranked(codes, first, patterns, right_labels, second, pool)
-    if second is first:
-        right, right_norms, right_masks = left, left_norms, left_masks
+def _tile_pairs(
+    codes: Codes, patterns: np.ndarray, left: np.ndarray, right: np.ndarray, symmetric: bool, budget: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of tiles, as positions in ``left`` and ``right``, that have pairs of columns with different patterns.
+
+    A tile has columns of few patterns; a table for each of its columns and each pattern of the other one fits.
+    """
+    ordered = [np.argsort(patterns[side], kind="stable") for side in (left, right)]
+    largest = 4 * int(codes.sizes.max(initial=1))
+    width = max(map(len, ordered), default=1)
+
+    def cut() -> list[list[np.ndarray]]:
+        return [[side[i : i + width] for i in range(0, len(side), width)] for side in ordered]
+
+    def needed(tiles: list[list[np.ndarray]]) -> int:
+        labels = [
+            max((len(np.unique(patterns[side[tile]])) for tile in parts), default=0)
+            for side, parts in zip((left, right), tiles, strict=True)
+        ]
+        return width * (labels[0] + labels[1]) * largest
+
+    while width > 1 and needed(cut()) > budget:
+        width = (width + 1) // 2
+    lefts, rights = cut()
+    if symmetric:
+        pairs = [(one, other) for i, one in enumerate(lefts) for other in lefts[i:]]
     else:
-        right, right_norms, right_masks = _ranked(codes, second, patterns, left_labels, first, pool)
-    common = (left_masks.astype(np.float64) @ right_masks.astype(np.float64).T).astype(np.int64)
-    for a, left_label in enumerate(left_labels):
-        rows = np.flatnonzero(patterns[first] == left_label)
-        for b, right_label in enumerate(right_labels):
-            n = int(common[a, b])
-            if left_label == right_label or n < min_common or (second is first and b < a):
-                continue
-            columns = np.flatnonzero(patterns[second] == right_label)
-            gram = ExactGram((len(rows), len(columns)), n, n, n)
-            gram.add(left[rows, b].T, right[columns, a].T)
-            block = normalise(gram.result(), left_norms[rows, b], right_norms[columns, a])
-            correlation[np.ix_(first[rows], second[columns])] = block
-            correlation[np.ix_(second[columns], first[rows])] = block.T
+        pairs = [(one, other) for one in lefts for other in rights]
+    # sorted by pattern: where the first of one and the last of the other are alike, all are
+    return [
+        (one, other)
+        for one, other in pairs
+        if len(np.unique(np.concatenate([patterns[left[one]], patterns[right[other]]]))) > 1
+    ]
 
 
-def _ranked(
+class Sums(NamedTuple):
+    """Of the columns on one side: sums of their scores, and of the squares; whether a cell may hold several values.
+
+    (p, 1) or (p, q) float64, bool; (q,) or (p, q) on the right.
+    """
+
+    total: np.ndarray
+    squares: np.ndarray
+    split: np.ndarray
+
+
+# a score is off its rank by at most half a step from rounding, and where a cell holds several values by ...
+MIDDLE = 0.5  # ... half a step, as the middle of its cell
+REGROUPED = 1.0  # ... one, as the mid-rank of all rows in its cell
+
+
+def _coefficients(
+    sums: np.ndarray, left: Sums, right: Sums, n: np.ndarray | int, shift: int, within_cell: float
+) -> tuple[np.ndarray, np.ndarray | float]:
+    """rho, and the angle up to which arccos(rho) is known, from the (p, q) sums of products of scores over n rows.
+
+    Scores and ranks, as vectors, differ by at most sqrt(n) times the error of a score, so their angle is at most its
+    arcsine over the length of the scores; angles between vectors obey the triangle inequality.
+    """
+    if shift == 0:
+        return normalise(sums, left.squares, right.squares), 0.0
+    n = np.maximum(n, 1)
+    squares, angles = [], []
+    for side in (left, right):
+        error = np.sqrt(n) * (0.5 + within_cell * side.split)
+        square = side.squares - side.total**2 / n
+        with np.errstate(invalid="ignore", divide="ignore"):
+            angles.append(np.where(square > error**2, np.arcsin(np.minimum(error / np.sqrt(square), 1)), np.pi))
+        squares.append(square)
+    return normalise(sums - left.total * right.total / n, *squares), angles[0] + angles[1]
+
+
+def same_rows(
+    codes: Codes, left: np.ndarray, right: np.ndarray, n: int, budget: int, pool: ThreadPoolExecutor
+) -> Correlations:
+    """(p, q) Spearman correlation of columns that are all valid on the same ``n`` rows: one exact Gram matrix."""
+    symmetric = np.array_equal(left, right)
+    columns = left if symmetric else np.concatenate([left, right])
+    bound = (n >> codes.shift) + 1
+    gram = ExactGram((len(left), len(right)), bound, bound, n)
+    told = np.zeros((len(columns), 3), np.int64)
+    for block in prefetched(centred_blocks(codes, columns, np.full(len(columns), n), budget // 4, pool, told)):
+        ranks = block[: len(left)].T
+        gram.add(ranks, ranks if symmetric else block[len(left) :].T)
+    total = told[:, 0].astype(np.float64)
+    squares = np.ldexp((told[:, 1] + (told[:, 2] >> HALF)).astype(np.float64), HALF) + (told[:, 2] & ((1 << HALF) - 1))
+    sums = gram.result()
+    one, other = slice(len(left)), slice(len(left)) if symmetric else slice(len(left), None)
+    split = codes.split[columns]
+    rho, angle = _coefficients(
+        sums,
+        Sums(total[one, None], squares[one, None], split[one, None]),
+        Sums(total[other], squares[other], split[other]),
+        n,
+        codes.shift,
+        MIDDLE,
+    )
+    return Correlations(rho, np.asarray(angle, np.float32) if codes.shift else None)
+
+
+def centred_blocks(
     codes: Codes,
     columns: np.ndarray,
+    n_valid: np.ndarray,
+    budget: int,
+    pool: ThreadPoolExecutor | None = None,
+    told: np.ndarray | None = None,
+) -> Iterator[np.ndarray]:
+    """Row blocks of ranks centred within each column's own rows, (P, B) float64 of integers in units of 2^shift.
+
+    Codes are read in long blocks and centred in short ones, several columns at a time. ``told`` (P, 3) int64: their
+    sums, and the sums of their squares in two words, are added to it.
+    """
+    sums = np.zeros((len(columns), 3), np.int64) if told is None else told
+    n_rows, width = codes.shape[1], max(len(columns), 1)
+    long = int(np.clip(budget // 4 // (4 * width), 1024, 1 << 20))
+    short = int(np.clip(budget // 4 // (8 * width), 512, 1 << 13))
+    workers = pool._max_workers if pool else 1
+    parts = [part for part in np.array_split(np.arange(len(columns)), min(workers, width)) if len(part)]
+    for start in range(0, n_rows, long):
+        stop = min(start + long, n_rows)
+        read = np.empty((len(columns), stop - start), np.uint32)
+
+        def fill(part: np.ndarray, start: int = start, stop: int = stop, read: np.ndarray = read) -> None:
+            read[part] = codes.read(columns[part], start, stop)
+
+        list((pool.map if pool else map)(fill, parts))
+        for first in range(0, stop - start, short):
+            block = read[:, first : first + short]
+            out = np.empty(block.shape)
+
+            def centre(part: np.ndarray, block: np.ndarray = block, out: np.ndarray = out) -> None:
+                for place in part:
+                    kernels.centre(block[place], int(n_valid[place]) + 1, codes.shift, out[place], sums[place])
+
+            list((pool.map if pool else map)(centre, parts))
+            yield out
+
+
+def prefetched(items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same items, each made while the one before it is in use."""
+    with ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = ahead.submit(next, items, None)
+            yield item
+
+
+def settle(
+    found: Correlations,
+    codes: Codes,
+    n_valid: np.ndarray,
     patterns: np.ndarray,
-    labels: np.ndarray,
-    owners: np.ndarray,
-    pool: ThreadPoolExecutor,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``columns`` ranked on the rows they share with each pattern of ``labels``, that columns of ``owners`` have.
+    min_common: int,
+    budget: int,
+    threshold: float,
+    left: np.ndarray,
+    right: np.ndarray,
+    threads: int = 1,
+) -> tuple[np.ndarray, int]:
+    """``found.rho``, and pairs that may lie on either side of ``threshold`` computed with all ranks told apart.
+
+    Parameters
+    ----------
+    codes : of all columns, with all ranks told apart.
+    The others as in :func:`pairwise`; ``left``, ``right`` as they were there.
 
     Returns
     -------
-    ranks : (p, B, N) float64 of integers, 0 outside the common rows.
-    norms : (p, B) float64.
-    own : (patterns of ``columns``, N) bool, valid rows.
+    rho : (p, q) float64, on the side of the threshold where the exact coefficients are.
+    count : how many pairs were computed again.
     """
-    n_rows = codes.shape[1]
-    representatives = np.array([owners[np.flatnonzero(patterns[owners] == label)[0]] for label in labels])
-    others = np.array([codes.read(column[None], 0, n_rows)[0] != 0 for column in representatives])
-    ranks = np.empty((len(columns), len(labels), n_rows))
-    norms = np.empty((len(columns), len(labels)))
+    rho = found.rho.copy()
+    if found.angle is None:
+        return rho, 0
+    distance = np.abs(np.arccos(np.abs(np.nan_to_num(rho))) - math.acos(min(threshold, 1.0)))
+    # undefined with an error: all of the common rows may be in one cell, and differ within it
+    unsure = np.where(np.isnan(rho), found.angle > 0, distance <= found.angle + ROUNDING)
+    unsure[left[:, None] == right[None, :]] = False
+    symmetric = np.array_equal(left, right)
+    pairs = np.argwhere(np.triu(unsure) if symmetric else unsure)
+    for i, j in pairs:
+        exact = pairwise(codes, n_valid, patterns, min_common, budget, threads, left=left[[i]], right=right[[j]]).rho[
+            0, 0
+        ]
+        rho[i, j] = exact
+        if symmetric:
+            rho[j, i] = exact
+    return rho, len(pairs)
 
-    def fill(place: int) -> None:
-        column = codes.read(columns[place : place + 1], 0, n_rows)[0]
-        ranks[place], norms[place] = rerank(column, others & (column != 0))
 
-    list(pool.map(fill, range(len(columns))))
-    own = np.unique(patterns[columns], return_index=True)[1]
-    return ranks, norms, np.array([codes.read(columns[place][None], 0, n_rows)[0] != 0 for place in own])
-
-
-def same_rows(codes: Codes, columns: np.ndarray, n: int, budget: int) -> np.ndarray:
-    """(p, p) Spearman correlation of columns that are all valid on the same ``n`` rows: one exact Gram matrix."""
-    return _of_own_ranks(codes, columns, np.full(len(columns), n), budget)
+ROUNDING = 1e-9  # of an angle in float64, near 0
 
 
 def mean_ranks(codes: Codes, n_valid: np.ndarray, budget: int) -> np.ndarray:
@@ -163,24 +341,23 @@ def mean_ranks(codes: Codes, n_valid: np.ndarray, budget: int) -> np.ndarray:
 
     Equal to Spearman's for complete columns; the more is missing, the more it is drawn to 0.
     """
-    return _unit_diagonal(_of_own_ranks(codes, np.arange(codes.shape[0]), n_valid, budget))
-
-
-def _of_own_ranks(codes: Codes, columns: np.ndarray, n_valid: np.ndarray, budget: int) -> np.ndarray:
-    n_rows = codes.shape[1]
-    gram = ExactGram((len(columns), len(columns)), n_rows, n_rows, n_rows)
-    for block in blocks(codes, columns, budget):
-        centred = centre(block, n_valid).T
-        gram.add(centred, centred)
+    n_columns, n_rows = codes.shape
+    gram = ExactGram((n_columns, n_columns), n_rows, n_rows, n_rows)
+    for block in prefetched(centred_blocks(codes, np.arange(n_columns), n_valid, budget // 4)):
+        ranks = block.T
+        gram.add(ranks, ranks)
     sums = gram.result()
-    return normalise(sums, np.diag(sums), np.diag(sums))
+    return _unit_diagonal(normalise(sums, np.diag(sums)[:, None], np.diag(sums)))
 
 
 def normalise(sums: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """sums_ij / sqrt(left_i right_j), clipped to [-1, 1]; NaN where a norm is 0 (a column constant on these rows)."""
+    """sums_ij / sqrt(left_i right_j), clipped to [-1, 1]; NaN where a norm is 0 (a column constant on these rows).
+
+    ``left``, (p, 1) or (p, q), and ``right``, (q,) or (p, q), are sums of squares.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = sums / np.sqrt(np.outer(left, right))
-    return np.where(np.outer(left > 0, right > 0), np.clip(ratio, -1.0, 1.0), np.nan)
+        ratio = sums / np.sqrt(left * right)
+    return np.where((left > 0) & (right > 0), np.clip(ratio, -1.0, 1.0), np.nan)
 
 
 def mean_filled(codes: Codes, n_valid: np.ndarray, n_below: np.ndarray, n_equal: np.ndarray, budget: int) -> np.ndarray:
@@ -194,7 +371,7 @@ def mean_filled(codes: Codes, n_valid: np.ndarray, n_below: np.ndarray, n_equal:
         centred = centre_filled(block, n_valid, n_below, n_equal, n_rows).T
         gram.add(centred, centred)
     sums = gram.result()
-    return _unit_diagonal(normalise(sums, np.diag(sums), np.diag(sums)))
+    return _unit_diagonal(normalise(sums, np.diag(sums)[:, None], np.diag(sums)))
 
 
 def global_ranks(codes: Codes, n_valid: np.ndarray, min_common: int, budget: int) -> np.ndarray:

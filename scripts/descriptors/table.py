@@ -1,25 +1,25 @@
-"""The descriptor table: Parquet files in, columns out; and the rank codes that pass 1 leaves for the later passes."""
+"""The descriptor table: Parquet files in, columns out."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import Any
+from pathlib import PurePath
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from common import files
 from common.errors import UserError
+from descriptors import kernels
 
 WHOLE_BYTES = 1 << 28
 FOOTER_BYTES = 1 << 16
+BATCH_CELLS = 1 << 20
 
 
 def find_files(pattern: str) -> list[str]:
@@ -118,11 +118,13 @@ class Table:
         values = np.empty((len(names), self.rows))
         at = 0
         for part in self.parts:
-            for batch in part.batches(batch_rows, names):
+            # all of them stay in memory anyway: large batches cost no more and are read faster
+            for batch in part.batches(max(batch_rows, BATCH_CELLS // len(names)), names):
                 for row, name in enumerate(names):
                     values[row, at : at + len(batch)] = as_float(batch.column(name))
                 at += len(batch)
-        values[~np.isfinite(values)] = np.nan
+        for column in values:
+            kernels.mark_missing(column)
         return values
 
     def blocks(self, names: list[str], batch_rows: int, budget: int) -> Iterator[np.ndarray]:
@@ -136,13 +138,14 @@ class Table:
 
 
 def as_float(column: pa.Array) -> np.ndarray:
-    """(n,) float64 of a numeric or boolean Arrow array, null as NaN."""
+    """(n,) float of a numeric or boolean Arrow array, null as NaN."""
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
     if pa.types.is_null(column.type):
         return np.full(len(column), np.nan)
-    column = pc.cast(column, pa.float64(), safe=False)
-    return pc.fill_null(column, float("nan")).to_numpy(zero_copy_only=False)
+    if not pa.types.is_floating(column.type):
+        column = pc.cast(column, pa.float64(), safe=False)
+    return column.to_numpy(zero_copy_only=False)  # null becomes NaN
 
 
 def is_descriptor_type(kind: pa.DataType) -> bool:
@@ -242,74 +245,3 @@ def _compatible(*kinds: pa.DataType) -> bool:
     """Text in either width, or a column that is all null in one of the files."""
     text = all(pa.types.is_string(kind) or pa.types.is_large_string(kind) for kind in kinds)
     return text or any(pa.types.is_null(kind) for kind in kinds)
-
-
-class CodeFile:
-    """Rank codes on disk, a (P, N) .npy file read by row blocks of columns, so that memory stays what is asked for."""
-
-    def __init__(self, path: str | Path) -> None:
-        try:
-            self._handle = open(path, "rb", buffering=0)  # noqa: SIM115 (lives as long as the object)
-            version = np.lib.format.read_magic(self._handle)
-            read_header: Callable[..., Any] = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            )
-            shape, fortran, self.dtype = read_header(self._handle)
-            self._offset = self._handle.tell()
-            size = os.fstat(self._handle.fileno()).st_size
-        except Exception as error:  # a damaged header may parse as anything
-            raise UserError(f"{path}: cannot be read ({error}); delete it and run pass1 again") from None
-        whole = len(shape) == 2 and self.dtype.kind == "u" and not fortran
-        if not whole or size != self._offset + shape[0] * shape[1] * self.dtype.itemsize:
-            raise UserError(f"{path}: damaged (its size does not fit its header); delete it and run pass1 again")
-        self.shape: tuple[int, int] = (int(shape[0]), int(shape[1]))
-
-    def read(self, columns: np.ndarray, start: int, stop: int) -> np.ndarray:
-        """(len(columns), stop - start) codes."""
-        block = np.empty((len(columns), stop - start), self.dtype)
-        for row, column in enumerate(columns):
-            at = self._offset + (int(column) * self.shape[1] + start) * self.dtype.itemsize
-            view = memoryview(block[row]).cast("B")
-            # preadv has no file position, so threads can share the handle; it reads at most 2 GiB at once
-            while view:
-                count = os.preadv(self._handle.fileno(), [view], at)
-                if count == 0:
-                    raise UserError(f"{self._handle.name}: ended early; delete it and run pass1 again")
-                view, at = view[count:], at + count
-        return block
-
-
-class CodeWriter:
-    """Writes rank codes column by column, when their final number is known only at the end."""
-
-    def __init__(self, path: Path, n_rows: int, dtype: np.dtype) -> None:
-        self._path, self._n_rows, self._dtype = path, n_rows, dtype
-        with files.writing(path):
-            self._handle = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115
-            self._offset = self._header(0)
-
-    def _header(self, count: int) -> int:
-        # NumPy pads the header so that the first axis may grow in place
-        self._handle.seek(0)
-        np.lib.format.write_array_header_1_0(
-            self._handle, {"shape": (count, self._n_rows), "fortran_order": False, "descr": self._dtype.str}
-        )
-        return self._handle.tell()
-
-    def write(self, row: int, codes: np.ndarray) -> None:
-        with files.writing(self._path):
-            self._handle.seek(self._offset + row * self._n_rows * self._dtype.itemsize)
-            self._handle.write(np.ascontiguousarray(codes, self._dtype).data)
-
-    def flush(self) -> None:
-        with files.writing(self._path):
-            self._handle.flush()
-            os.fsync(self._handle.fileno())
-
-    def close(self, count: int) -> None:
-        """Keep the first ``count`` columns."""
-        with files.writing(self._path):
-            self._handle.truncate(self._offset + count * self._n_rows * self._dtype.itemsize)
-            if self._header(count) != self._offset:
-                raise AssertionError("the header of the code file changed its length")
-            self._handle.close()

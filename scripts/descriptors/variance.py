@@ -9,8 +9,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from descriptors import kernels
+from descriptors.kernels import WIDE
+
 ROUNDING = 4 * np.finfo(np.float64).eps
-WIDE = 1021  # largest values near 2^1021: differences do not overflow, small values hardly ever underflow
 
 
 @dataclass(frozen=True)
@@ -63,46 +65,42 @@ def describe(ordered: np.ndarray, n_rows: int, range_mode: str, trim: tuple[floa
     # + 0.0 makes one zero of two, which sort as equal, in the order of the rows
     low, high = float(ordered[0]) + 0.0, float(ordered[-1]) + 0.0
     # the largest value is below 2^exponent; multiplying by powers of two is exact
-    exponent = int(np.frexp(max(abs(low), abs(high)))[1])
-    scaled = np.ldexp(ordered, WIDE - exponent)
-    scaled += 0.0
-    back = exponent - WIDE
-    mean, variance = _moments(np.ldexp(scaled, -WIDE))
-    original_mean = float(np.ldexp(mean, exponent))
-    at_mean = np.searchsorted(ordered, original_mean, "left"), np.searchsorted(ordered, original_mean, "right")
-    lower, upper = _range(scaled, range_mode, trim)
-    constant = _equal(float(scaled[0]), float(scaled[-1]))
+    exponent = max(int(np.frexp(max(abs(low), abs(high)))[1]), -1000)
+    # in two steps, as 2^shift may be out of range
+    shift = WIDE - exponent
+    factor, again = 2.0 ** (shift // 2), 2.0 ** (shift - shift // 2)
+    lowest, highest = low * factor * again, high * factor * again
+    lower, upper = (lowest, highest) if range_mode == "minmax" else _quantiles(ordered, range_mode, trim, factor, again)
+    constant = _equal(lowest, highest)
     degenerate = _equal(lower, upper)
     if degenerate:
-        lower, upper = float(scaled[0]), float(scaled[-1])
-    runs = np.diff(np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1], [True]))))
+        lower, upper = lowest, highest
+    width = upper - lower if upper > lower else 1.0
+    mean, variance, normalised = kernels.moments(ordered, factor, again, lower, upper, width)
+    original_mean = float(np.ldexp(mean, exponent))
+    at_mean = np.searchsorted(ordered, original_mean, "left"), np.searchsorted(ordered, original_mean, "right")
+    distinct, longest = kernels.runs(ordered)
     with np.errstate(over="ignore"):
         return Column(
             n_valid=n,
             n_missing=n_rows - n,
-            n_distinct=len(runs),
+            n_distinct=distinct,
             n_below_mean=int(at_mean[0]),
             n_at_mean=int(at_mean[1] - at_mean[0]),
-            top_share=float(runs.max() / n),
+            top_share=longest / n,
             mean=original_mean,
             std=float(np.ldexp(np.sqrt(variance), exponent)),
             variance=float(np.ldexp(variance, 2 * exponent)),
             min=low,
             max=high,
-            range=float(np.ldexp(scaled[-1] - scaled[0], back)),
-            clip_lower=float(np.ldexp(lower, back)),
-            clip_upper=float(np.ldexp(upper, back)),
-            trimmed_range=float(np.ldexp(upper - lower, back)),
-            normalized_variance=0.0 if constant else _normalised(scaled, lower, upper),
+            range=float(np.ldexp(highest - lowest, -shift)),
+            clip_lower=float(np.ldexp(lower, -shift)),
+            clip_upper=float(np.ldexp(upper, -shift)),
+            trimmed_range=float(np.ldexp(upper - lower, -shift)),
+            normalized_variance=0.0 if constant else normalised,
             constant=constant,
             degenerate=degenerate,
         )
-
-
-def _moments(ordered: np.ndarray) -> tuple[float, float]:
-    """Mean and variance of values within [-1, 1], whose squares cannot overflow."""
-    mean = min(max(float(ordered.mean()), float(ordered[0])), float(ordered[-1]))
-    return mean, float(np.square(ordered - mean).mean())
 
 
 def _empty(n_rows: int) -> Column:
@@ -116,15 +114,18 @@ def _equal(lower: float, upper: float) -> bool:
     return bool(upper - lower <= ROUNDING * max(abs(lower), abs(upper)))
 
 
-def _range(ordered: np.ndarray, range_mode: str, trim: tuple[float, float]) -> tuple[float, float]:
-    if range_mode == "minmax":
-        return float(ordered[0]), float(ordered[-1])
-    lower, upper = np.percentile(ordered, (25.0, 75.0) if range_mode == "iqr" else trim)
-    return float(lower), float(upper)
-
-
-def _normalised(ordered: np.ndarray, lower: float, upper: float) -> float:
-    return float(np.var((np.clip(ordered, lower, upper) - lower) / (upper - lower)))
+def _quantiles(
+    ordered: np.ndarray, range_mode: str, trim: tuple[float, float], factor: float, again: float
+) -> tuple[float, float]:
+    """Scaled quantiles by linear interpolation (Hyndman & Fan 1996, type 7)."""
+    values = []
+    for percent in (25.0, 75.0) if range_mode == "iqr" else trim:
+        place = percent / 100 * (len(ordered) - 1)
+        below = min(int(place), len(ordered) - 1)
+        above = min(below + 1, len(ordered) - 1)
+        one, other = (float(value) * factor * again for value in ordered[[below, above]])
+        values.append(one + (other - one) * (place - below) + 0.0)
+    return values[0], values[1]
 
 
 def removal_reasons(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -380,15 +381,65 @@ def test_weights_are_added_without_rounding(monkeypatch):
     seen = {}
 
     def record(*_, **options):
+        seen.clear()
         seen.update(options)
         return SimpleNamespace(membership=[])
 
     monkeypatch.setattr(clusters.la, "find_partition", record)
-    clusters._leiden(None, np.array([0.1, 0.2, 0.7]), 0.3, False, 0)
-    assert all((value * clusters.GRID).is_integer() for value in (*seen["weights"], seen["resolution_parameter"]))
-    assert seen["weights"] == pytest.approx([0.1, 0.2, 0.7], abs=1e-7)
-    clusters._leiden(None, np.array([0.1, 0.2, 0.7]), 0.3, True, 0)
+    weights = np.array([0.1, 0.2, 0.7])
+    clusters._leiden(SimpleNamespace(community_leiden=record), weights, 0.3, False, 0)
+    assert all((value * clusters.GRID).is_integer() for value in (*seen["weights"], seen["resolution"]))
+    assert seen["weights"] == pytest.approx(weights, abs=1e-7) and seen["n_iterations"] == -1
+    clusters._leiden(None, weights, 0.3, True, 0)
     assert sum(seen["weights"]) <= 0.5 and seen["resolution_parameter"] == 0.3
+
+
+def factors(n_columns=300, seed=0):
+    """Correlations of columns that share factors: large and small groups, many edges between them, no cliques."""
+    rng = np.random.default_rng(seed)
+    loadings = rng.dirichlet(np.full(12, 0.08), n_columns).T
+    table = rng.standard_normal((400, 12)) @ np.sqrt(loadings) + 0.35 * rng.standard_normal((400, n_columns))
+    return np.corrcoef(table.T)
+
+
+def potts_quality(pairs, weights, community, gamma):
+    together = community[pairs[:, 0]] == community[pairs[:, 1]]
+    size = np.bincount(community)
+    return weights[together].sum() - gamma * (size * (size - 1) / 2).sum()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_runs_of_the_constant_potts_model_are_as_good_as_those_of_leidenalg(seed):
+    pairs, weights = edges(factors(seed=seed), 0.6)
+    graph = igraph.Graph(n=300, edges=pairs)
+    ours = [clusters._leiden(graph, weights, 0.6, False, run) for run in range(5)]
+    theirs = [
+        clusters.la.find_partition(
+            graph,
+            clusters.la.CPMVertexPartition,
+            weights=weights.tolist(),
+            n_iterations=-1,
+            seed=run,
+            resolution_parameter=0.6,
+        ).membership
+        for run in range(5)
+    ]
+    found, reference = ([potts_quality(pairs, weights, np.array(run), 0.6) for run in runs] for runs in (ours, theirs))
+    assert np.mean(found) >= 0.98 * np.mean(reference) > 100
+
+
+def test_a_run_depends_on_its_seed_alone_and_leaves_the_random_numbers_of_others_alone():
+    pairs, weights = edges(factors(), 0.6)
+    graph = igraph.Graph(n=300, edges=pairs)
+    first = clusters._leiden(graph, weights, 0.6, False, 7)
+    random.seed(1)
+    expected = random.random()
+    random.seed(1)
+    again = clusters._leiden(graph, weights, 0.6, False, 7)
+    assert random.random() == expected
+    np.testing.assert_array_equal(again, first)
+    others = [clusters._leiden(graph, weights, 0.6, False, seed) for seed in range(8)]
+    assert len({other.tobytes() for other in others}) > 1
 
 
 # representatives

@@ -57,3 +57,17 @@ def test_fixed_point_is_the_value_in_units_and_missing_is_zero():
     values = np.array([[1.0, np.nan], [0.25, -3.0]])
     fixed = fixed_point(values, np.array([0.0, 1.0]), np.array([0, 3]), 8)
     assert np.array_equal(fixed, [[256, 0], [64, -128]])
+
+
+@pytest.mark.parametrize("bits", [10, 31])
+@pytest.mark.parametrize("n_rows", [100, 2**31])
+def test_words_of_single_sums_are_added_as_the_sums(bits, n_rows):
+    rng = np.random.default_rng(bits)
+    rows = rng.integers(-(2**bits), 2**bits + 1, (100, 3))
+    whole, words = (ExactGram((3, 3), 2**bits, 2**bits, n_rows) for _ in range(2))
+    whole.add(rows.astype(float), rows.astype(float))
+    for i, j in np.ndindex(3, 3):
+        for part in (rows[:40], rows[40:]):
+            high, low = divmod(sum(int(a) * int(b) for a, b in zip(part[:, i], part[:, j], strict=True)), 2**32)
+            words.add_words((i, j), high, low)
+    assert np.array_equal(words.result(), whole.result())

@@ -9,27 +9,27 @@ from hypothesis import strategies as st
 from numpy.polynomial.hermite import hermgauss
 from numpy.polynomial.hermite_e import hermegauss
 from scipy.special import eval_legendre, ndtr, ndtri
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 from sklearn.cross_decomposition import CCA
 from threadpoolctl import threadpool_limits
 
+from descriptors import feature_kernels, nonlinear
 from descriptors.nonlinear import (
     FEW_ROWS,
     RDC_DRAW,
     FeatureTables,
     Similarity,
-    frobenius,
+    Sums,
     gate,
     generator,
     hsic_dictionary,
-    normalised_hsic,
     null_quantile,
     rdc_dictionaries,
+    runs,
     similarity,
     standard_error,
     two_digits,
 )
-from descriptors.ranks import code_type, doubled_midranks
 
 DICTIONARY = {"features": "orthonormal", "hsic_D": 16, "rdc_d": 12, "rdc_seeds": 2, "w_hsic": 0.3, "w_rdc": 0.7}
 PLAN = {"min_common": 2, "seed": 42, "budget": 2**28}
@@ -46,7 +46,8 @@ class InMemory:
 
 def coded(values):
     """(P, N) values, NaN missing -> codes, valid counts, pattern labels."""
-    codes = np.stack([doubled_midranks(column, code_type(values.shape[1]))[0] for column in values])
+    ranks = rankdata(values, axis=1, nan_policy="omit")
+    codes = np.rint(2 * np.nan_to_num(ranks)).astype(np.uint32)
     patterns = np.unique(codes != 0, axis=0, return_inverse=True)[1].reshape(-1)
     return codes, np.count_nonzero(codes, axis=1), patterns
 
@@ -108,8 +109,7 @@ def population_hsic(n_features, rho):
     mean = weights @ at_x
     own = (at_x * weights[:, None]).T @ at_x - np.outer(mean, mean)
     cross = (at_x * weights[:, None]).T @ at_y - np.outer(mean, mean)
-    norm = frobenius(own[None], np.zeros(1))
-    return float(normalised_hsic(cross[None], norm, norm)[0])
+    return float(np.sum(cross**2) / np.sum(own**2))
 
 
 def exact_hsic(rho):
@@ -129,6 +129,55 @@ def test_sixteen_quadrature_features_are_the_gaussian_kernel_to_1e_4(rho):
 def test_eight_quadrature_features_are_within_half_a_percent_for_a_strong_linear_pair():
     assert exact_hsic(0.95) == pytest.approx(0.8337, abs=1e-4)
     assert population_hsic(8, 0.95) == pytest.approx(0.8369, abs=1e-4)
+
+
+def dependences(n=4_000):
+    """Pairs of columns, by name: linear, curved, checkered, few-valued, rare, and seen on an end of the table only."""
+    rng = np.random.default_rng(3)
+    x, noise = rng.standard_normal((2, n))
+    u, other = rng.random((2, n))
+    pairs = {f"linear {rho}": (x, rho * x + np.sqrt(1 - rho**2) * noise) for rho in (0.2, 0.8, 0.99)}
+    pairs |= {"parabola": (x, x**2 + 0.1 * noise), "cubic": (x, x**3 - 2 * x + 0.1 * noise)}
+    pairs |= {f"checkerboard {k}": (u, np.floor(k * u) % 2 + 2 * np.floor(k * other / 2) + 0.9 * u) for k in (2, 4, 8)}
+    pairs |= {f"wave {k}": (u, np.sin(k * np.pi * u) + 0.05 * noise) for k in (2, 4, 12)}
+    pairs |= {"binary": (x, x > 0.3), "rare": (x, x > 3), "zero-inflated": (np.maximum(x, 1.5), x + 0.2 * noise > 1.7)}
+    pairs |= {"three levels": (np.digitize(x, [2.2, 2.7]), np.digitize(x + 0.1 * noise, [2.1, 2.8]))}
+    for cut in (1, 2):
+        end = np.where(x > cut, x, np.nan)
+        pairs |= {f"end {cut}": (end, x + 0.2 * noise), f"parabola at end {cut}": (end, (x - cut - 0.4) ** 2)}
+    return pairs
+
+
+@pytest.mark.parametrize("features", ["orthonormal", "random"])
+@pytest.mark.parametrize("name", dependences())
+def test_the_directions_kept_give_the_hsic_of_all_features_to_1e_4(monkeypatch, features, name):
+    columns = np.array(dependences()[name], float)
+    found = compare(*columns, features=features, w_rdc=0.0).hsic[0, 1]
+    assert found > 1e-3
+    with monkeypatch.context() as patch:
+        patch.setattr(nonlinear, "KERNEL_SHARE", -1.0)
+        assert compare(*columns, features=features, w_rdc=0.0).hsic[0, 1] == pytest.approx(found, abs=1e-4)
+    if features == "orthonormal":
+        codes, n_valid, _ = coded(columns)
+        assert found == pytest.approx(direct_pair(codes, n_valid)[0], abs=1e-4)
+
+
+@pytest.mark.parametrize(("hsic_D", "width"), [(2, 2), (8, 8), (16, 10), (32, 12), (128, 12)])
+def test_the_directions_kept_are_few_and_their_features_at_most_one(hsic_D, width):
+    dictionary = hsic_dictionary("orthonormal", hsic_D, 0)
+    assert dictionary.width == width
+    values = dictionary.evaluate(np.linspace(0, 1, 4_003)[1:-1])
+    assert (np.linalg.norm(values, axis=1) <= 1 + 1e-12).all()
+    assert np.abs(values).max() <= dictionary.largest == 1.0
+
+
+def test_a_coordinate_has_the_same_features_alone_and_among_many():
+    u = np.random.default_rng(0).random(3_000)
+    for features in ("orthonormal", "random"):
+        for dictionary in (hsic_dictionary(features, 16, 5), *rdc_dictionaries(features, 12, 1, 5)):
+            with threadpool_limits(1):
+                one_by_one = np.concatenate([dictionary.evaluate(u[k : k + 1]) for k in range(200)])
+            np.testing.assert_array_equal(dictionary.evaluate(u)[:200], one_by_one)
 
 
 def test_a_gaussian_copula_of_correlation_07_has_hsic_336_and_rdc_69():
@@ -265,6 +314,13 @@ def with_holes(values):
     return holes
 
 
+@pytest.fixture
+def _every_direction(monkeypatch):
+    """The kernel's features as they are: what dropping some of their directions does is tested elsewhere."""
+    monkeypatch.setattr(nonlinear, "KERNEL_SHARE", -1.0)
+
+
+@pytest.mark.usefixtures("_every_direction")
 @pytest.mark.parametrize("columns", [mixed_columns(), with_holes(mixed_columns())], ids=["complete", "missing"])
 def test_every_pair_equals_the_direct_computation(columns):
     codes, n_valid, _ = coded(columns)
@@ -285,6 +341,7 @@ def test_rdc_equals_the_canonical_correlation_of_scikit_learn():
     assert compare(*columns).rdc[0, 1] == pytest.approx(np.corrcoef(*(s[:, 0] for s in scores))[0, 1], abs=1e-5)
 
 
+@pytest.mark.usefixtures("_every_direction")
 def test_long_columns_looked_up_by_cell_equal_the_direct_computation():
     n = 70_000
     columns = np.stack([*gaussian_pair(0.6, n), np.where(np.arange(n) % 3 == 0, np.nan, normal(n))])
@@ -365,18 +422,39 @@ def test_the_number_of_threads_changes_no_byte(features):
         one = compare(*columns, features=features)
     with threadpool_limits(2):
         assert same_bytes(one, compare(*columns, features=features))
+        assert same_bytes(one, compare(*columns, features=features, threads=3))
+
+
+def looked_up(tables, codes, n_valid, order):
+    tables.prepare(n_valid)
+    features = np.full((len(codes), tables.dictionary.width, len(order)), np.nan)
+    for own, column, n in zip(features, codes, n_valid.tolist(), strict=True):
+        tables.fill(own, column, order, n)
+    return features
 
 
 @pytest.mark.parametrize("features", ["orthonormal", "random"])
-def test_features_are_the_same_integers_with_and_without_room_for_tables(features):
+def test_features_are_the_same_integers_with_and_without_room_for_tables_and_in_any_order(features):
     codes, n_valid, _ = coded(with_holes(mixed_columns(501)))
+    order = np.random.default_rng(0).permutation(501)
     for dictionary in (hsic_dictionary(features, 8, 1), *rdc_dictionaries(features, 9, 1, 1)):
-        whole = FeatureTables(dictionary, 2**30).features(codes, n_valid)
-        assert np.abs(whole).max() <= dictionary.bound <= 2**21
+        whole = looked_up(FeatureTables(dictionary, 2**30), codes, n_valid, np.arange(501))
+        assert 0 < np.abs(whole).max() <= dictionary.bound <= 2**21
+        assert (whole[:, :, codes[0] == 0][0] == 0).all() and (whole == np.rint(whole)).all()
         cramped = FeatureTables(dictionary, 0)
-        for start in range(0, 501, 37):
-            part = slice(start, start + 37)
-            np.testing.assert_array_equal(cramped.features(codes[:, part], n_valid), whole[part])
+        np.testing.assert_array_equal(looked_up(cramped, codes, n_valid, order), whole[:, :, order])
+
+
+def test_a_cell_is_that_of_the_exact_quotient_and_zero_is_missing():
+    cells = 2**16
+    table = np.arange(cells + 1, dtype=np.int32)[:, None]
+    for n in (65_536, 65_537, 99_991, 10**8):
+        edges = [1 + -(-2 * n * cell // cells) for cell in (1, 2, 3, 1_000, 32_768, cells - 1)]
+        codes = np.array([0, 1, 2, 2 * n - 1, 2 * n, *edges, *(edge - 1 for edge in edges)], np.uint32)
+        features = np.empty((1, len(codes)))
+        feature_kernels.look_up(table, codes, np.arange(len(codes)), n, features)
+        expected = [0] + [1 + (code - 1) * cells // (2 * n) for code in codes[1:].tolist()]
+        assert features[0].tolist() == expected
 
 
 def test_more_rows_than_one_exact_product_holds_sum_without_a_rounding():
@@ -402,6 +480,116 @@ def test_the_seed_moves_random_features_only():
     x, y = gaussian_pair(0.7, 1_000)
     assert same_bytes(compare(x, y, seed=1), compare(x, y, seed=2))
     assert not same_bytes(compare(x, y, seed=1, features="random"), compare(x, y, seed=2, features="random"))
+
+
+@pytest.mark.parametrize("n", [100, 70_000])
+def test_a_code_that_its_column_cannot_have_is_an_error_and_reads_no_other_memory(n):
+    tables = FeatureTables(hsic_dictionary("orthonormal", 4, 0), 2**28)
+    for code, fine in ((2 * n, True), (4 * n, False)):
+        codes = np.array([[2, code]], np.uint32)
+        if fine:
+            assert np.isfinite(looked_up(tables, codes, np.array([n]), np.arange(2))).all()
+        else:
+            with pytest.raises(IndexError, match="above twice the number"):
+                looked_up(tables, codes, np.array([n]), np.arange(2))
+
+
+# rectangles of pairs
+
+
+def part_of(whole, left, right):
+    return {part: getattr(whole, part)[np.ix_(left, right)] for part in ("hsic", "rdc", "fused", "common")}
+
+
+@pytest.mark.parametrize("features", ["orthonormal", "random"])
+@pytest.mark.parametrize("budget", [2**28, 300_000])
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [([0, 1, 2], [3, 4, 5]), ([3, 4, 5], [0, 1, 2]), ([4, 1], [2, 4, 5, 0]), ([5, 0, 3], [5, 0, 3]), ([], [1, 2])],
+    ids=["above the diagonal", "below it", "across it", "a block of it", "none"],
+)
+def test_a_pair_has_the_same_bytes_in_any_rectangle(features, budget, left, right):
+    columns = with_holes(mixed_columns(1_000))
+    whole = compare(*columns, features=features)
+    part = compare(*columns, features=features, budget=budget, left=np.array(left, int), right=np.array(right, int))
+    for name, values in part_of(whole, np.array(left, int), np.array(right, int)).items():
+        assert getattr(part, name).tobytes() == values.tobytes()
+
+
+@settings(max_examples=15, deadline=None)
+@given(table=tables(missing=True), data=st.data())
+def test_rectangles_put_together_are_the_whole(table, data):
+    whole, n = compare(*table), len(table)
+    cut = data.draw(st.integers(0, n))
+    order = np.random.default_rng(cut).permutation(n)
+    for left in (order[:cut], order[cut:]):
+        for right in (order[:cut], order[cut:]):
+            part = compare(*table, left=left, right=right)
+            for name, values in part_of(whole, left, right).items():
+                assert getattr(part, name).tobytes() == values.tobytes()
+
+
+def test_one_side_of_a_rectangle_alone_is_refused():
+    with pytest.raises(ValueError, match="both or neither"):
+        compare(*normal(3, 50), left=np.array([0]))
+
+
+# the parts of the sums
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 70), st.floats(0, 1))
+def test_rows_that_miss_the_same_columns_are_put_side_by_side(seed, n_patterns, share):
+    masks = np.random.default_rng(seed).random((n_patterns, 90)) >= share * np.arange(n_patterns)[:, None] / n_patterns
+    order, starts, of_runs = runs(masks)
+    assert sorted(order.tolist()) == list(range(90))
+    assert starts[0] == 0 and starts[-1] == 90 and (np.diff(starts) > 0).all()
+    np.testing.assert_array_equal(np.repeat(of_runs, np.diff(starts), axis=0), masks[:, order].T)
+    assert len({row.tobytes() for row in of_runs}) == len(of_runs)
+
+
+def test_sums_beyond_one_word_are_rounded_once():
+    rng = np.random.default_rng(0)
+    bound = 2**52 - 1
+    small, large = Sums((3, 2), bound, 1_000), Sums((3, 2), bound, 5_000)
+    exact = np.zeros((3, 2), object)
+    for count in range(1, 4_001):
+        added = rng.integers(-bound, bound, (3, 2)) // 7 + bound // 2
+        for sums in (small, large) if count <= 1_000 else (large,):
+            sums.expect(1)
+            sums.words += added
+        exact += added.astype(object)
+        if count == 1_000:
+            assert small.result().tolist() == exact.astype(float).tolist()
+    assert exact.min() > 2**62 and (exact % 2**9).any()
+    assert large.result().tolist() == [[float(int(value)) for value in row] for row in exact]
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 5, 12, 31])
+def test_the_largest_singular_value_is_that_of_lapack(width):
+    n_columns = 13
+    rng = np.random.default_rng(width)
+    cross = rng.standard_normal((n_columns, n_columns, width, width))
+    cross /= np.linalg.norm(cross, 2, axis=(2, 3))[..., None, None] * rng.uniform(1, 1e4, (n_columns, n_columns, 1, 1))
+    cross[0, 1], cross[0, 2], cross[0, 3] = 0, np.eye(width), 0.5 * np.eye(width)[::-1]
+    cross[0, 4] = np.outer(np.arange(width) == 0, np.arange(width) == width - 1) / 4
+    cross[0, 5] = 2 * np.eye(width)  # above 1 by more than rounding: clipped
+    whitening = rng.standard_normal((2, n_columns, 1, width, width))
+    whitening = np.linalg.qr(whitening)[0]
+    tile = (
+        np.arange(n_columns),
+        np.zeros(n_columns, int),
+        np.zeros((n_columns, 1, width)),
+        np.ones((n_columns, 1), bool),
+    )
+    other = (tile[0] + n_columns, *tile[1:])
+    values = np.full((n_columns, n_columns), np.nan)
+    product = np.swapaxes(cross, 1, 2).reshape(n_columns * width, -1)
+    feature_kernels.canonical_correlation(
+        product, np.ones((1, 1)), tile, other, *whitening, 1, False, 0, n_columns, values
+    )
+    expected = np.minimum(np.linalg.norm(cross, 2, axis=(2, 3)), 1.0)
+    np.testing.assert_allclose(values, expected, rtol=2e-14)
 
 
 # few levels, few rows, few columns
@@ -530,6 +718,41 @@ def test_the_gate_asks_only_for_the_rows_it_needs_and_leaves_undefined_pairs():
     assert gate(Similarity(None, None, fused, common), lambda n: 1.0)[1] == {}
 
 
-def test_row_counts_are_rounded_down_to_two_digits_and_the_error_is_one_over_their_root():
+def test_row_counts_are_rounded_down_to_two_digits():
     assert [two_digits(n) for n in (2, 10, 99, 101, 199, 1_999)] == [2, 10, 99, 100, 190, 1_900]
+
+
+def resampled(dependence, n_rows, n_total, draws=120):
+    """Over random subsets of rows: deviation of the entries of C, and of nHSIC, RDC and the fused similarity."""
+    rng = np.random.default_rng(0)
+    x, noise = rng.standard_normal((2, n_total))
+    codes, n_valid, patterns = coded(np.stack([x, dependence(x, noise)]))
+    left, right = (legendre_features((code - 1.0) / (2 * n_total), 12) for code in codes)
+    entries, similarities = [], []
+    for _ in range(draws):
+        rows = np.sort(rng.choice(n_total, n_rows, replace=False))
+        entries.append(_centred(left[rows]).T @ right[rows] / n_rows)
+        found = similarity(InMemory(codes), n_valid, patterns, rows=rows, **DICTIONARY | PLAN)
+        similarities.append([found.hsic[0, 1], found.rdc[0, 1], found.fused[0, 1]])
+    return np.std(entries, axis=0), np.std(similarities, axis=0)
+
+
+@pytest.mark.parametrize(("n_rows", "n_total"), [(300, 4_000), (1_500, 3_000), (2_700, 3_000)])
+def test_the_standard_error_is_that_of_c_over_random_rows_of_independent_columns(n_rows, n_total):
+    entries, similarities = resampled(lambda x, noise: noise, n_rows, n_total)
+    assert np.sqrt(np.mean(entries**2)) == pytest.approx(standard_error(n_rows, n_total), rel=0.06)
+    assert (similarities < standard_error(n_rows, n_total)).all()
+
+
+@pytest.mark.parametrize("rho", [0.4, 0.7, 0.95, 1.0])
+def test_the_standard_error_covers_the_similarities_of_dependent_columns_but_not_quite_their_c(rho):
+    entries, similarities = resampled(lambda x, noise: rho * x + np.sqrt(1 - rho**2) * noise, 300, 4_000)
+    error = standard_error(300, 4_000)
+    assert error < entries.max() < 1.8 * error
+    assert (similarities < 0.9 * error).all()
+
+
+def test_the_standard_error_is_nil_for_all_rows_and_one_over_the_root_without_end():
     assert standard_error(10_000) == 0.01
+    assert standard_error(10_000, 10_000) == 0.0
+    assert standard_error(10_000, 10**12) == pytest.approx(0.01, rel=1e-7)

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +17,12 @@ import pytest
 from scipy.stats import rankdata
 
 from common.descriptors_settings import Runtime
-from conftest import write_table
+from conftest import few_cells, write_table
+from descriptors import products
 from descriptors.sampling import keep_fraction, keep_smallest, row_hashes
 from descriptors.table import Table
+from passes import INPUTS as PASS_INPUTS
+from passes import NAMES as PASS_FILES
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 N_ROWS = 600
@@ -29,10 +31,12 @@ OUTPUTS = {
     "columns": "pass1_columns.txt",
     "stats": "pass1_stats.npz",
     "codes": "pass1_codes.npy",
+    "fine": "pass1_codes_fine.npy",
+    "ecdf": "pass1_ecdf.npy",
     "rows": "pass1_rows.npy",
 }
 # what depends on the order of the rows only in the order of its rows
-BY_ROW = {"codes", "rows"}
+BY_ROW = {"codes", "rows"}  # and fine, which is empty in a table of so few rows
 
 
 def descriptors() -> pd.DataFrame:
@@ -204,8 +208,8 @@ def test_the_statistics_are_those_of_the_table(base, frame):
 
 
 def test_the_codes_are_twice_the_midranks(base, frame):
-    codes = np.load(base / OUTPUTS["codes"], allow_pickle=False)
-    assert codes.dtype == np.uint16
+    paths = [str(base / OUTPUTS[key]) for key in ("columns", "stats", "codes", "fine", "ecdf")]
+    codes = products.load(*paths).codes.read(np.arange(len(STAY)), 0, N_ROWS)
     for row, name in zip(codes, STAY, strict=True):
         values = frame[name].to_numpy(float)
         valid = np.isfinite(values)
@@ -240,23 +244,24 @@ def test_a_finished_run_leaves_its_record_and_no_state(base):
     ],
 )
 def test_how_the_machine_is_used_changes_no_byte(base, tmp_path, flags):
-    log = succeed("pass1", *pass1_arguments(tmp_path, base), *flags.split())
-    assert "resumed" not in log
+    # alone, pass 1 does not mind into how many shards other jobs are cut
+    succeed("pass1", *pass1_arguments(tmp_path, base), *flags.split())
     assert results(tmp_path) == results(base)
 
 
-def test_a_shard_a_column_changes_no_byte(base, tmp_path, inside):
-    assert inside("pass1", *pass1_arguments(tmp_path, base), "--shards", "100")[1] == 0
-    assert results(tmp_path) == results(base)
-
-
-def test_reading_the_columns_in_many_groups_changes_no_byte(base, tmp_path, inside, monkeypatch):
+@pytest.mark.parametrize(
+    ("threads", "bytes_a_row", "expected"), [(3, 8 + 132, [3, 3, 3, 3, 3, 1]), (1, 8 + 34, [1] * 16)]
+)
+def test_reading_the_columns_in_many_groups_changes_no_byte(
+    base, tmp_path, inside, monkeypatch, threads, bytes_a_row, expected
+):
     groups = []
     read = Table.columns
     monkeypatch.setattr(Table, "columns", lambda *table: (groups.append(len(table[1])), read(*table))[1])
-    monkeypatch.setattr(Runtime, "budget", N_ROWS * (8 + 88 + 3 * 18))
-    assert inside("pass1", *pass1_arguments(tmp_path, base), "--threads", "3")[1] == 0
-    assert groups == [3, 3, 3, 3, 3, 1]
+    monkeypatch.setattr(Runtime, "budget", N_ROWS * bytes_a_row)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert inside("pass1", *pass1_arguments(tmp_path, base), "--threads", threads)[1] == 0
+    assert groups == expected
     assert results(tmp_path) == results(base)
 
 
@@ -304,92 +309,128 @@ def test_a_changed_value_changes_the_fingerprint(base, tmp_path, frame, inside):
     assert fingerprints[0] != fingerprints[1]
 
 
-# ---- interruption
-
-KILLER = """
-import os, signal, sys
-import pass1
-take = pass1.Scan._take
-def take_and_die(self, writer, result):
-    take(self, writer, result)
-    if len(self.columns) == {after}:
-        writer._handle.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-pass1.Scan._take = take_and_die
-pass1.main()
-"""
-
-
-def kill(after: int, *arguments: object) -> None:
-    """Pass 1, killed with -9 when that many columns were examined."""
-    command = [sys.executable, "-c", KILLER.format(after=after), *map(str, arguments)]
-    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(SCRIPTS)})
-    assert run.returncode == -signal.SIGKILL, run.stderr
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory, base) -> Path:
-    """What is left of a run that was killed in its third shard of five."""
-    folder = tmp_path_factory.mktemp("killed")
-    kill(10, *pass1_arguments(folder, base), "--shards", "5")
-    return folder
+# ---- shards
 
 
 @pytest.fixture
-def remains(killed, tmp_path) -> Path:
-    """A copy of it to go on from."""
-    return Path(shutil.copytree(killed, tmp_path / "run"))
+def in_shards(base, inside):
+    """in_shards(folder, number): the shards of pass 1 of the plain run, and the flags that merge them."""
+
+    def in_shards(folder: Path, shards: int, *flags: object) -> list[str]:
+        made: dict[str, list[str]] = {"pieces": [], "piece-codes": [], "piece-fine": []}
+        for shard in range(1, shards + 1):
+            outputs = [folder / f"{shard}.npz", folder / f"{shard}_codes.npy", folder / f"{shard}_fine.npy"]
+            for paths, path in zip(made.values(), outputs, strict=True):
+                paths.append(str(path))
+            given = ["--manifest", base / "pass0_sampling.json", "--shards", shards, "--shard", shard, *flags]
+            written = zip(("piece", "codes", "fine"), outputs, strict=True)
+            log, code = inside(
+                "pass1_shard", *given, *(text for key, path in written for text in (f"--out-{key}", path))
+            )
+            assert code == 0, log
+        return [text for flag, paths in made.items() for text in (f"--{flag}", *paths)]
+
+    return in_shards
 
 
-def test_a_killed_run_leaves_no_output_that_could_be_taken_for_one(killed):
-    assert [path.name for path in killed.iterdir()] == [".state"]
+@pytest.mark.parametrize("shards", [2, 3, 7, 16, 19])
+def test_pass_1_put_together_from_shards_has_the_bytes_of_pass_1_alone(base, tmp_path, inside, in_shards, shards):
+    # 16 columns: a shard each, and more shards than columns
+    pieces = in_shards(tmp_path / "shards", shards, "--threads", 2)
+    log, code = inside("pass1", *pass1_arguments(tmp_path, base), "--shards", shards, *pieces)
+    assert code == 0 and "600 rows x 16 columns | trimmed range | 6 removed, 10 stay" in log
+    assert results(tmp_path) == results(base)
 
 
-def test_resume_after_kill_in_the_third_shard_gives_the_same_bytes(remains, base):
-    log = succeed("pass1", *pass1_arguments(remains, base), "--shards", "5")
-    assert "resumed after 8 columns" in log
-    assert results(remains) == results(base)
-    assert not (remains / ".state").exists()
+def test_shards_that_do_not_make_up_the_table_are_refused(base, tmp_path, inside, in_shards):
+    pieces = in_shards(tmp_path / "shards", 3)
+    fewer = [text for text in pieces if not Path(text).name.startswith("3")]
+    error = refused(inside("pass1", *pass1_arguments(tmp_path / "out", base), *fewer))
+    assert "the shards do not make up the table" in error and str(tmp_path / "shards" / "1.npz") in error
+    assert not any((tmp_path / "out" / name).exists() for name in OUTPUTS.values())
 
 
-def test_resume_with_other_shards_and_threads_gives_the_same_bytes(remains, base, inside):
-    log, _ = inside("pass1", *pass1_arguments(remains, base), "--shards", "2", "--threads", "2")
-    assert "resumed after 8 columns" in log
-    assert results(remains) == results(base)
+@pytest.mark.parametrize("kind", ["exchanged", "other settings"])
+def test_shards_of_another_place_or_of_other_settings_are_refused(base, tmp_path, inside, in_shards, kind):
+    pieces = in_shards(tmp_path / "shards", 2)
+    if kind == "exchanged":
+        pieces = [pieces[place] for place in (0, 2, 1, 3, 5, 4, 6, 8, 7)]
+    flags = ["--variance_threshold", "0.01"] if kind == "other settings" else []
+    refused(inside("pass1", *pass1_arguments(tmp_path / "out", base), *pieces, *flags))
+    assert not any((tmp_path / "out" / name).exists() for name in OUTPUTS.values())
 
 
-@pytest.mark.parametrize("flags", [["--variance_threshold", "0.01"], ["--code", "edited"]])
-def test_state_of_other_settings_or_code_is_not_resumed(remains, base, tmp_path, inside, flags):
-    log, _ = inside("pass1", *pass1_arguments(remains, base), *flags)
-    assert "resumed" not in log
-    inside("pass1", *pass1_arguments(tmp_path, base), *flags)
-    assert results(remains) == results(tmp_path)
+def test_all_columns_removed_are_an_error_in_shards_too(base, tmp_path, inside, in_shards):
+    flags = ["--variance_threshold", "0.25"]
+    pieces = in_shards(tmp_path / "shards", 3, *flags)
+    error = refused(inside("pass1", *pass1_arguments(tmp_path / "out", base), *pieces, *flags))
+    assert error.startswith("pass1: all 16 columns were removed, most often like this: normalised variance 0.")
+    assert not any((tmp_path / "out" / name).exists() for name in OUTPUTS.values())
 
 
-@pytest.mark.parametrize("damage", ["progress truncated", "progress of another kind", "codes gone"])
-def test_damaged_state_is_not_resumed(remains, base, inside, damage):
-    state = remains / ".state" / "pass1"
-    if damage == "codes gone":
-        (state / "codes.npy").unlink()
-    elif damage == "progress truncated":
-        os.truncate(state / "progress.npz", 500)
-    else:
-        np.savez(state / "progress.npz", other=np.arange(3))
-    log, code = inside("pass1", *pass1_arguments(remains, base))
-    assert code == 0 and "resumed" not in log
-    assert results(remains) == results(base)
+def related(missing: bool) -> dict[str, np.ndarray]:
+    """Columns that stay to the end, that are alike and that depend on others; with gaps of several patterns."""
+    rng = np.random.default_rng(3)
+    hidden = rng.normal(size=(400, 3))
+    columns = {f"a{k}": hidden[:, k % 3] + 0.1 * k * rng.normal(size=400) for k in range(6)}
+    columns |= {"square": hidden[:, 0] ** 2, "few": np.round(hidden[:, 1]), "alone": rng.normal(size=400)}
+    columns["twin"] = columns["alone"] * 2 + 1
+    if missing:
+        for name, share in (("a1", 0.1), ("a4", 0.3), ("square", 0.2)):
+            columns[name] = np.where(rng.random(400) < share, np.nan, columns[name])
+        columns["twin"] = np.where(np.isnan(columns["a4"]), np.nan, columns["twin"])
+        columns["few"] = np.where(hidden[:, 2] > 1, np.nan, columns["few"])
+    return columns
 
 
-def test_state_of_another_sample_is_not_resumed(tmp_path, base, inside):
-    # the same files, as many rows, the same settings of pass 1: only the seed of pass 0 tells them apart
-    sample = [*pass0_arguments(tmp_path, f"{base}/data/*.parquet"), "--out-sample", tmp_path / "s.parquet"]
-    inside("pass0", *sample, "--sample_rows", "400", "--random_seed", "1")
-    kill(10, *pass1_arguments(tmp_path), "--shards", "5")
-    inside("pass0", *sample, "--sample_rows", "400", "--random_seed", "2")
-    log, _ = inside("pass1", *pass1_arguments(tmp_path))
-    assert "resumed" not in log
-    inside("pass1", *pass1_arguments(tmp_path / "fresh", tmp_path))
-    assert results(tmp_path) == results(tmp_path / "fresh")
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory) -> dict[bool, Path]:
+    folder = tmp_path_factory.mktemp("related")
+    return {missing: write_table(folder / f"{missing}.parquet", related(missing)) for missing in (False, True)}
+
+
+@pytest.mark.parametrize("cells", [32, 1 << 16], ids=["cells of ranks", "all ranks"])
+@pytest.mark.parametrize("missing", [False, True], ids=["complete", "gaps"])
+def test_all_passes_put_together_from_shards_have_the_bytes_of_the_passes_alone(tables, select, missing, cells):
+    with few_cells(cells, exact_rows=10 if cells == 32 else 10_000):
+        reference = select(tables[missing]).all_bytes()
+        assert len(reference) == 18
+        for shards in (2, 7) if cells == 32 else (3,):
+            again = select(tables[missing], shards=shards, threads=2).all_bytes()
+            assert [name for name in reference if again[name] != reference[name]] == []
+
+
+def test_more_shards_than_columns_and_pairs_of_columns_change_no_byte(tables, select):
+    # 10 columns, 7 of which reach pass 4: some of its shards have no pair at all
+    reference = select(tables[False]).all_bytes()
+    again = select(tables[False], shards=30).all_bytes()
+    assert [name for name in reference if again[name] != reference[name]] == []
+
+
+@pytest.mark.parametrize("setting", ["missing=mean", "missing=global_ranks", "w_rdc=0", "pass4_rows=300"])
+def test_shards_change_no_byte_with_any_kind_of_similarity(tables, select, setting):
+    key, value = setting.split("=")
+    settings = {key: int(value) if value.isdecimal() else value}
+    reference = select(tables[True], **settings).all_bytes()
+    again = select(tables[True], shards=3, **settings).all_bytes()
+    assert [name for name in reference if again[name] != reference[name]] == []
+
+
+def test_a_shard_of_pass_2_with_other_settings_is_refused(tables, select, inside):
+    folder = select(tables[True], shards=2, last="pass2").folder
+    inputs = [
+        text
+        for flag, (maker, name) in PASS_INPUTS["pass2"].items()
+        for text in (f"--{flag}", folder / PASS_FILES[maker][name])
+    ]
+    pieces = ["--pieces", *(folder / "shards" / f"pass2_{shard}_piece" for shard in (1, 2))]
+    outputs = [text for name in PASS_FILES["pass2"] for text in (f"--out-{name}", folder / "again" / name)]
+    error = refused(inside("pass2", *inputs, *pieces, *outputs, "--min_effective_n", "90"))
+    assert "pass2_1_piece: is not shard 1 of 2 of this run; delete it" in error
+    assert not (folder / "again").exists()
+
+
+# ---- interruption
 
 
 def test_a_damaged_page_ends_pass_1_in_one_line_that_names_the_file(base, tmp_path, frame, inside):
@@ -399,10 +440,10 @@ def test_a_damaged_page_ends_pass_1_in_one_line_that_names_the_file(base, tmp_pa
     place = pq.read_metadata(bad).row_group(0).column(14).dictionary_page_offset  # column "sorted"
     content[place : place + 400] = b"\xff" * 400
     bad.write_bytes(content)
-    run = door("pass1", *pass1_arguments(tmp_path), "--shards", "16")
+    run = door("pass1", *pass1_arguments(tmp_path))
     error = refused((run.stderr, run.returncode))
     assert error.startswith(f"pass1: {bad}: not a readable Parquet file")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".state", "data", "pass0_sampling.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "pass0_sampling.json"]
 
 
 # ---- limits and modes of pass 1
@@ -454,10 +495,10 @@ def test_each_range_mode_keeps_what_its_definition_keeps(tmp_path, base, frame, 
 
 
 def test_too_little_memory_is_an_error_that_names_an_amount_that_is_enough(tmp_path, inside):
-    path = write_table(tmp_path / "t.parquet", {"a": np.arange(600_000) % 2 == 0}, metadata=0)
+    path = write_table(tmp_path / "t.parquet", {"a": np.arange(1_300_000) % 2 == 0}, metadata=0)
     inside("pass0", "--parquet_glob", path, "--n_metadata", "0", "--out-manifest", tmp_path / "pass0_sampling.json")
     error = refused(inside("pass1", *pass1_arguments(tmp_path), "--max_host_memory_gb", "0.4"))
-    assert "600,000 rows need descriptors.max_host_memory_gb >= 0.5 to sort one column; it is 0.4" in error
+    assert "1,300,000 rows need descriptors.max_host_memory_gb >= 0.5 to sort one column; it is 0.4" in error
     assert inside("pass1", *pass1_arguments(tmp_path), "--max_host_memory_gb", "0.5")[1] == 0
 
 

@@ -3,12 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
-from conftest import ArrayCodes
-from descriptors import sketch, spearman
+from conftest import ArrayCodes, few_cells, store
+from descriptors import common_rows, sketch, spearman
+from descriptors.codes import RankCodes
 from descriptors.pearson import correlation as pearson
 from descriptors.ranks import code_type, doubled_midranks
 from descriptors.variance import describe
@@ -37,7 +38,7 @@ def pairwise(table: np.ndarray, min_common: int = 2, budget: int = BUDGET, threa
     made = encode(table)
     return spearman.pairwise(
         made["codes"], made["n_valid"], made["patterns"], min_common, budget, threads=threads, **more
-    )
+    ).rho
 
 
 @st.composite
@@ -88,6 +89,7 @@ def test_edges_are_those_of_pandas_on_real_descriptors(shared_data):
     assert np.array_equal((np.abs(ours) >= 0.95) & off, (np.abs(theirs) >= 0.95) & off)
 
 
+@settings(max_examples=50)
 @given(tables(missing=True), st.integers(0, 2**32 - 1))
 def test_row_order_tile_size_and_threads_do_not_change_a_bit(table, seed):
     reference = pairwise(table)
@@ -164,6 +166,272 @@ def test_pearson_equals_pandas(table, missing):
     shuffled = np.random.default_rng(0).permutation(table)
     again = pearson(lambda: [shuffled.T], len(table), made, missing, 3)
     assert np.array_equal(ours, again, equal_nan=True)
+
+
+# ---- cells of several ranks
+
+
+def by_pandas(table: np.ndarray, min_common: int) -> np.ndarray:
+    theirs = pd.DataFrame(table).corr("spearman", min_periods=min_common).to_numpy(copy=True)
+    np.fill_diagonal(theirs, 1.0)
+    return theirs
+
+
+@st.composite
+def tables_in_cells(draw):
+    """(N, P) tables of correlated columns, continuous and tied, with several patterns of missing values."""
+    seed, n_rows = draw(st.integers(0, 2**32 - 1)), draw(st.integers(80, 400))
+    n_columns, missing = draw(st.integers(2, 9)), draw(st.sampled_from([0.0, 0.1, 0.4]))
+    rng = np.random.default_rng(seed)
+    table = rng.normal(size=(n_rows, n_columns)) * rng.uniform(0.02, 1, n_columns) + rng.normal(size=(n_rows, 1))
+    for column in table.T:
+        kind = rng.integers(0, 5)
+        if kind == 0:
+            column[:] = np.round(column * 2)  # few values
+        elif kind == 1:
+            column[column < rng.normal()] = -3  # one large tie
+        elif kind == 2:
+            column[:] = -np.exp(column)
+    masks = rng.random((n_rows, 4)) < [0.0, missing, missing, missing]
+    masks[:, 3] |= (table[:, 0] > 0.5) & (missing > 0)  # informative
+    table[masks[:, rng.integers(0, 4, n_columns)]] = np.nan
+    return table
+
+
+# more rows than a cell can hold: fewer may share one
+MIN_COMMON = 40
+
+
+def in_cells(folder, table: np.ndarray) -> tuple[RankCodes, np.ndarray, np.ndarray]:
+    stored = store(folder, table)
+    return stored.open(), stored.n_valid, stored.patterns
+
+
+def bits(found: spearman.Correlations, left=slice(None), right=slice(None)) -> list[bytes]:
+    return [matrix[left][:, right].tobytes() for matrix in (found.rho, found.angle) if matrix is not None]
+
+
+@settings(max_examples=60)
+@given(tables_in_cells(), st.sampled_from([16, 32, 64]))
+def test_the_angle_says_how_far_cells_of_ranks_are_from_the_coefficients_of_pandas(tmp_path_factory, table, cells):
+    with few_cells(cells, 4):
+        codes, *more = in_cells(tmp_path_factory.getbasetemp(), table)
+        assert codes.shift > 0
+        found = spearman.pairwise(codes, *more, MIN_COMMON, BUDGET)
+        apart = spearman.pairwise(codes.told_apart(), *more, MIN_COMMON, BUDGET)
+    theirs = by_pandas(table, MIN_COMMON)
+    known = ~np.isnan(theirs) & ~np.isnan(apart.rho)
+    assert np.allclose(apart.rho[known], theirs[known], atol=1e-12, rtol=0) and apart.angle is None
+    known &= ~np.isnan(found.rho)
+    off = np.abs(np.arccos(found.rho) - np.arccos(np.clip(theirs, -1, 1)))
+    assert (off[known] <= found.angle[known] + 1e-7).all()  # an arc cosine near 0 has 8 digits
+    assert np.array_equal(np.isnan(found.rho), np.isnan(apart.rho))
+    assert np.array_equal(found.rho, found.rho.T, equal_nan=True) and np.array_equal(found.angle, found.angle.T)
+    assert found.largest_angle == found.angle.max() and apart.largest_angle == 0
+
+
+def doubled(column: np.ndarray) -> np.ndarray:
+    """Twice the mid-ranks less their mean."""
+    return 2 * rankdata(column) - (len(column) + 1)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(40, 300), st.floats(0, 1), st.sampled_from([2, 10, 10**6]))
+def test_a_score_is_off_its_rank_by_no_more_than_the_angle_reckons_with(tmp_path_factory, seed, n_rows, share, values):
+    # all columns of a table at once hardly ever come near it, so that an angle too small would not be seen
+    rng = np.random.default_rng(seed)
+    column = np.round(rng.normal(size=n_rows) * values) if share < 0.5 else rng.normal(size=n_rows)
+    with few_cells(16, 4):
+        codes, *_ = in_cells(tmp_path_factory.getbasetemp(), column[:, None])
+    if not codes.split[0]:
+        return
+    step = 1 << codes.shift
+    (centred,) = np.concatenate(list(spearman.centred_blocks(codes, np.array([0]), np.array([n_rows]), BUDGET)), axis=1)
+    assert np.abs(centred * step - doubled(column)).max() <= (0.5 + spearman.MIDDLE) * step
+    rows = np.flatnonzero(rng.random(n_rows) < share)
+    if len(rows):
+        regrouped = doubled(codes.cells(0, 0, n_rows)[rows])
+        assert np.abs(regrouped - doubled(column[rows])).max() <= spearman.REGROUPED * step
+
+
+def test_the_rank_of_a_cell_may_be_nearly_a_step_off(tmp_path):
+    # one value and 13 equal ones in each cell: the angle has to reckon with more than half a step
+    column = np.repeat(np.arange(24.0), [1, 13, 1, 1] * 6)
+    with few_cells(16, 4):
+        codes, *_ = in_cells(tmp_path, column[:, None])
+    assert codes.split[0] and codes.shift == 4
+    off = np.abs(doubled(codes.cells(0, 0, 96)) - doubled(column)).max() / 16
+    assert 0.75 < off <= spearman.REGROUPED
+
+
+@settings(max_examples=50)
+@given(tables_in_cells(), st.integers(0, 10**6), st.sampled_from([1e-9, -1e-9]), st.booleans())
+def test_pairs_near_the_threshold_are_settled_where_pandas_has_them(tmp_path_factory, table, pair, step, halves):
+    theirs = by_pandas(table, MIN_COMMON)
+    i, j = np.triu_indices(len(theirs), 1)
+    defined = np.abs(theirs[i, j])[~np.isnan(theirs[i, j])]
+    if not len(defined):
+        return
+    threshold = float(np.clip(defined[pair % len(defined)] + step, 1e-3, 1))
+    everything = np.arange(len(theirs))
+    left, right = (everything[::2], everything[1::2]) if halves else (everything, everything)
+    with few_cells(16, 4):
+        codes, *more = in_cells(tmp_path_factory.getbasetemp(), table)
+        found = spearman.pairwise(codes, *more, MIN_COMMON, BUDGET, left=left, right=right)
+        apart = codes.told_apart()
+        rho, count = spearman.settle(found, apart, *more, MIN_COMMON, BUDGET, threshold, left, right)
+    theirs = theirs[np.ix_(left, right)]
+    defined = ~np.isnan(rho) & ~np.isnan(theirs)
+    assert np.array_equal(np.abs(rho[defined]) >= threshold, np.abs(theirs[defined]) >= threshold)
+    settled = rho != found.rho
+    settled &= ~np.isnan(rho)
+    assert np.allclose(rho[settled], theirs[settled], atol=1e-12, rtol=0)
+    assert settled.sum() <= count * (1 if halves else 2)
+
+
+def test_only_pairs_that_may_lie_on_either_side_are_settled(tmp_path):
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(2000, 1)) + rng.normal(size=(2000, 5)) * [0.1, 0.1, 0.1, 3, 30]
+    everything = np.arange(5)
+    with few_cells(512, 4):
+        codes, *more = in_cells(tmp_path, table)
+        found = spearman.pairwise(codes, *more, 2, BUDGET)
+        given = (found, codes.told_apart(), *more, 2, BUDGET)
+        assert spearman.settle(*given, 0.7, everything, everything)[1] == 0
+        assert spearman.settle(*given, float(found.rho[0, 1]), everything, everything)[1] >= 1
+        exact = spearman.pairwise(codes.told_apart(), *more, 2, BUDGET)
+        same, none = spearman.settle(exact, codes.told_apart(), *more, 2, BUDGET, 0.7, everything, everything)
+    assert none == 0 and np.array_equal(same, exact.rho) and same is not exact.rho
+
+
+@pytest.mark.parametrize("rows", [2, 5, 15])
+def test_a_pair_whose_common_rows_share_a_cell_is_not_taken_for_undefined(tmp_path, rows):
+    # a column that has values only where another one is lowest: one cell of ranks, but not one value
+    table = np.random.default_rng(0).normal(size=(300, 2))
+    lowest = np.argsort(table[:, 0])[:rows]
+    table[np.setdiff1d(np.arange(300), lowest), 1] = np.nan
+    everything = np.arange(2)
+    with few_cells(16, 1):
+        codes, *more = in_cells(tmp_path, table)
+        found = spearman.pairwise(codes, *more, 2, BUDGET)
+        exact = spearman.pairwise(codes.told_apart(), *more, 2, BUDGET).rho[0, 1]
+        threshold = abs(exact) - 1e-9
+        rho, _ = spearman.settle(found, codes.told_apart(), *more, 2, BUDGET, threshold, everything, everything)
+    assert exact == pytest.approx(by_pandas(table, 2)[0, 1], abs=1e-12)
+    assert np.abs(rho[0, 1]) >= threshold
+
+
+@settings(max_examples=60)
+@given(tables_in_cells(), st.integers(0, 2**32 - 1), st.booleans())
+def test_rectangles_have_the_bytes_of_the_whole(tmp_path_factory, table, seed, cut):
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(table.shape[1])
+    left, right = np.split(order, [rng.integers(0, len(order) + 1)])
+    with few_cells(32, 4, 10 if cut else 10_000):
+        codes, *more = in_cells(tmp_path_factory.getbasetemp(), table)
+        whole = spearman.pairwise(codes, *more, 20, BUDGET)
+        for one, other in ((left, right), (left, left), (right, right)):
+            if len(one) and len(other):
+                part = spearman.pairwise(codes, *more, 20, BUDGET, left=one, right=other)
+                assert bits(part) == bits(whole, one, other)
+
+
+@pytest.mark.parametrize(("left", "right"), [(0, 0), (0, 3), (3, 0)])
+def test_a_rectangle_may_be_empty(left, right):
+    # where there are more shards than columns
+    made = encode(np.random.default_rng(0).normal(size=(50, 6)))
+    found = spearman.pairwise(
+        made["codes"], made["n_valid"], made["patterns"], 2, BUDGET, left=np.arange(left), right=np.arange(3, 3 + right)
+    )
+    assert found.rho.shape == (left, right)
+
+
+@settings(max_examples=40)
+@given(tables_in_cells(), st.sampled_from([1, 3000, 20_000]), st.integers(1, 4), st.booleans())
+def test_neither_small_tiles_nor_threads_change_a_byte(tmp_path_factory, table, budget, threads, cut):
+    with few_cells(32, 4, 10 if cut else 10_000):
+        codes, *more = in_cells(tmp_path_factory.getbasetemp(), table)
+        reference = spearman.pairwise(codes, *more, 20, BUDGET)
+        again = spearman.pairwise(codes, *more, 20, budget, threads=threads)
+        assert bits(again) == bits(reference)
+
+
+@pytest.mark.parametrize("budget", [3000, 10**5, 10**7])
+def test_many_patterns_and_columns_a_pattern_change_no_byte_in_any_tiles(tmp_path, monkeypatch, budget):
+    # patterns of one column and of many: pairs one by one and as matrices, both in several parts
+    rng = np.random.default_rng(1)
+    table = rng.normal(size=(2500, 22)) + rng.normal(size=(2500, 1))
+    masks = rng.random((2500, 8)) < np.linspace(0, 0.9, 8)
+    masks[:, 3] = masks[:, 0]
+    table[masks[:, np.minimum(np.arange(22), 7)]] = np.nan
+    with few_cells(256, 4):
+        codes, *more = in_cells(tmp_path, table)
+        reference = bits(spearman.pairwise(codes, *more, 100, BUDGET))
+        monkeypatch.setattr(common_rows, "PART", 5)
+        monkeypatch.setattr(common_rows, "PAIRS", 3)
+        found = spearman.pairwise(codes, *more, 100, budget, threads=2)
+        assert bits(found) == reference
+        apart = spearman.pairwise(codes.told_apart(), *more, 100, budget, threads=2)
+    theirs = by_pandas(table, 100)
+    assert np.allclose(apart.rho, theirs, atol=1e-12, rtol=0, equal_nan=True)
+    assert (np.abs(np.arccos(found.rho) - np.arccos(theirs)) <= found.angle + 1e-8)[~np.isnan(theirs)].all()
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["complete", "gaps"])
+def test_70_000_rows_with_a_fine_plane_have_the_coefficients_of_pandas(tmp_path, monkeypatch, missing):
+    rng = np.random.default_rng(7)
+    n_rows = 70_000
+    table = rng.normal(size=(n_rows, 7)) * [0.05, 0.1, 1, 1, 1, 0.2, 0.1] + rng.normal(size=(n_rows, 1))
+    table[:, 3] = np.round(table[:, 3])
+    table[:, 4] = np.maximum(table[:, 4], 1.5)
+    if missing:
+        table[rng.random(n_rows) < 0.01, 1] = np.nan
+        table[table[:, 2] > 1, 2] = np.nan
+        table[rng.random(n_rows) < 0.05, 5:] = np.nan
+    theirs = by_pandas(table, 100)
+    threshold = float(theirs[0, 1]) - 1e-9
+    everything = np.arange(7)
+    stored = store(tmp_path, table)
+    more = stored.n_valid, stored.patterns, 100, 10**7
+    whole = spearman.pairwise(stored.open(), *more)
+    assert np.allclose(whole.rho, theirs, atol=1e-12, rtol=0) and whole.angle is None
+    monkeypatch.setattr("descriptors.codes.EXACT_ROWS", 1000)
+    codes = stored.open()
+    assert codes.shift == 2 and codes.split.any()
+    found = spearman.pairwise(codes, *more, threads=2)
+    assert (np.abs(np.arccos(found.rho) - np.arccos(theirs)) <= found.angle + 1e-8).all()
+    assert 0 < found.largest_angle < 1e-3
+    rho, count = spearman.settle(found, codes.told_apart(), *more, threshold, everything, everything)
+    assert np.array_equal(np.abs(rho) >= threshold, np.abs(theirs) >= threshold) and count >= 1
+    if not missing:
+        assert count < 5
+
+
+def test_memory_changes_no_byte_of_a_pair_that_is_settled_in_a_large_table():
+    # squares of 400,000 ranks add up to more than float64 holds exactly
+    rng = np.random.default_rng(0)
+    codes = ArrayCodes(np.array([2 * rng.permutation(400_000) + 2 for _ in range(2)], np.uint32))
+    given = codes, np.full(2, 400_000), np.zeros(2, int), 100
+    found = [
+        spearman.pairwise(*given, budget, left=np.array([0]), right=np.array([1])).rho[0, 0]
+        for budget in (10**5, 10**6, 10**7, 10**8)
+    ]
+    assert len(set(found)) == 1
+    assert spearman.pairwise(*given, 10**8).rho[0, 1] == found[0]
+
+
+def test_progress_is_told_up_to_the_end():
+    table = np.random.default_rng(0).normal(size=(50, 6))
+    table[::3, :2] = np.nan
+    table[::4, 2] = np.nan
+    made, told = encode(table), []
+    spearman.pairwise(
+        made["codes"], made["n_valid"], made["patterns"], 2, 2000, progress=lambda *each: told.append(each)
+    )
+    assert [done for done, _ in told] == list(range(1, len(told) + 1))
+    assert {total for _, total in told} == {len(told)}
+
+
+# ---- the sketch
 
 
 def correlated_groups(n_rows: int, n_columns: int, seed: int) -> np.ndarray:

@@ -1,8 +1,6 @@
 """Parquet files become one table of numbers, or one line that says which file and column is wrong."""
 
 import os
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 
@@ -14,11 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common import files
 from common.errors import UserError
 from conftest import write_table
-from descriptors import products, table
-from descriptors.table import CodeFile, CodeWriter, Table, file_key, files_digest, find_files, open_table
+from descriptors import table
+from descriptors.table import Table, file_key, files_digest, find_files, open_table
 
 NAN, INF = np.nan, np.inf
 
@@ -99,7 +96,9 @@ def test_neither_batches_nor_the_split_into_files_change_a_bit(tmp_path_factory,
     parts = opened(*paths)
     assert parts.rows == len(frame)
     expected = frame[["b", "a"]].to_numpy(np.float64).T
-    assert np.array_equal(parts.columns(["b", "a"], batch_rows), expected, equal_nan=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table, "BATCH_CELLS", 1)  # or a batch is the whole file
+        assert np.array_equal(parts.columns(["b", "a"], batch_rows), expected, equal_nan=True)
     blocks = [block for block in parts.blocks(["b", "a"], batch_rows, 10**9) if block.size]
     assert all(block.shape[1] <= batch_rows for block in blocks)
     together = np.concatenate(blocks, axis=1) if blocks else np.empty((2, 0))
@@ -111,6 +110,54 @@ def test_blocks_are_an_eighth_of_the_memory_asked_for_and_miss_what_columns_miss
     blocks = list(parts.blocks(["a", "b"], 10_000, 8 * 8 * 2 * 50))
     assert max(block.nbytes for block in blocks) == 8 * 2 * 50
     assert np.array_equal(np.concatenate(blocks, axis=1), parts.columns(["a", "b"], 7), equal_nan=True)
+
+
+@pytest.mark.parametrize("batch_rows", [1, 3, 64, 1000])
+def test_every_kind_of_column_is_joined_from_batches_with_and_without_nulls(tmp_path, monkeypatch, batch_rows):
+    # Arrow hands out a column of integers as integers or as floats, batch by batch, depending on its nulls
+    monkeypatch.setattr(table, "BATCH_CELLS", 1)
+    rows = np.arange(300)
+    numbers = (rows * 37) % 101 - 50
+    absent = (rows > 200) & (rows % 3 == 0)  # the first batches have none
+    kinds = {
+        "int8": pa.int8(),
+        "int64": pa.int64(),
+        "uint16": pa.uint16(),
+        "float32": pa.float32(),
+        "float64": pa.float64(),
+        "bool": pa.bool_(),
+        "decimal": pa.decimal128(12, 3),
+        "null": pa.null(),
+    }
+    expected = {}
+    for name in kinds:
+        values = numbers % 2 if name == "bool" else np.abs(numbers) if name == "uint16" else numbers
+        values = values / 4 if name.startswith("float") else values
+        expected[name] = np.full(300, NAN) if name == "null" else np.where(absent, NAN, values)
+    made = {
+        name: pa.array(
+            [None if np.isnan(value) else Decimal(int(value)) if name == "decimal" else value for value in column],
+            kinds[name],
+            from_pandas=True,
+        )
+        if name in ("decimal", "null", "float32", "float64")
+        else pa.array([None if np.isnan(value) else int(value) for value in column]).cast(kinds[name])
+        for name, column in expected.items()
+    }
+    for number, (start, stop) in enumerate([(0, 120), (120, 121), (121, 300)]):
+        part = {name: column.slice(start, stop - start) for name, column in made.items()}
+        write_table(tmp_path / f"{number}.parquet", part)
+    read = opened(*sorted(tmp_path.iterdir())).columns(list(kinds), batch_rows)
+    for name, row in zip(kinds, read, strict=True):
+        assert np.array_equal(row, expected[name], equal_nan=True), name
+
+
+def test_values_of_float32_are_widened_and_never_rounded(tmp_path):
+    values = np.random.default_rng(0).lognormal(sigma=15, size=500).astype(np.float32)
+    values[::7] = NAN
+    read = opened(write_table(tmp_path / "t.parquet", {"a": values})).columns(["a"], 10)[0]
+    finite = np.isfinite(values)
+    assert np.array_equal(read[finite], values[finite].astype(np.float64)) and np.isnan(read[~finite]).all()
 
 
 def test_columns_in_another_order_in_a_second_file_are_taken_by_name(tmp_path):
@@ -365,192 +412,6 @@ def test_the_digest_of_large_files_reads_their_footers_only(tmp_path, monkeypatc
     assert files_digest(str(path)) != original
     write_table(path, {"a": values[:-1]})
     assert files_digest(str(path)) != original
-
-
-# ---- the code file
-
-CODES = np.random.default_rng(0).integers(0, 40_000, (7, 5000)).astype(np.uint16)
-
-
-def written(path: Path, codes: np.ndarray = CODES) -> Path:
-    writer = CodeWriter(path, codes.shape[1], codes.dtype)
-    for row, column in enumerate(codes):
-        writer.write(row, column)
-    writer.close(len(codes))
-    return path
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64])
-def test_the_code_file_is_the_npy_file_that_numpy_reads(tmp_path, dtype):
-    codes = (CODES % 251).astype(dtype)
-    path = written(tmp_path / "codes.npy", codes)
-    assert np.array_equal(np.load(path, allow_pickle=False), codes)
-    assert np.load(path, allow_pickle=False).dtype == dtype
-    assert CodeFile(path).shape == codes.shape
-
-
-@given(
-    st.lists(st.integers(0, len(CODES) - 1), max_size=9),
-    st.integers(0, CODES.shape[1]),
-    st.integers(0, CODES.shape[1]),
-)
-def test_any_columns_and_rows_are_read_in_the_order_asked_for(code_path, columns, one, other):
-    start, stop = sorted((one, other))
-    columns = np.array(columns, np.int64)
-    assert np.array_equal(CodeFile(code_path).read(columns, start, stop), CODES[columns, start:stop])
-
-
-@pytest.fixture(scope="module")
-def code_path(tmp_path_factory):
-    return written(tmp_path_factory.mktemp("codes") / "codes.npy")
-
-
-def test_many_threads_read_their_own_columns_at_once(code_path):
-    # seek and read on one handle mixed up the columns of different threads
-    shared = CodeFile(code_path)
-    together = threading.Barrier(8)
-
-    def read(column: int) -> bool:
-        together.wait(timeout=30)
-        rows = [slice(start, start + 700) for start in range(0, 4200, 50)] * 4
-        wanted = np.array([column % len(CODES)])
-        return all(np.array_equal(shared.read(wanted, r.start, r.stop), CODES[wanted, r]) for r in rows)
-
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(read, range(8)))
-
-
-def test_a_writer_that_goes_on_in_an_unfinished_file_gives_the_same_bytes(tmp_path):
-    whole = written(tmp_path / "whole.npy")
-    path = tmp_path / "resumed.npy"
-    first = CodeWriter(path, CODES.shape[1], CODES.dtype)
-    for row in range(5):
-        first.write(row, CODES[row] if row < 3 else CODES[0])  # the last two are work that was lost
-    first.flush()
-    second = CodeWriter(path, CODES.shape[1], CODES.dtype)
-    for row in range(3, len(CODES)):
-        second.write(row, CODES[row])
-    second.close(len(CODES))
-    assert path.read_bytes() == whole.read_bytes()
-
-
-def test_closing_keeps_only_the_columns_that_stayed(tmp_path):
-    writer = CodeWriter(tmp_path / "codes.npy", CODES.shape[1], CODES.dtype)
-    for row, column in enumerate(CODES):
-        writer.write(row, column)
-    writer.close(2)
-    assert np.array_equal(np.load(tmp_path / "codes.npy"), CODES[:2])
-
-
-def test_the_number_of_columns_may_have_any_number_of_digits(tmp_path):
-    path = written(tmp_path / "codes.npy", np.arange(12_345, dtype=np.uint16)[:, None])
-    assert CodeFile(path).read(np.array([12_344]), 0, 1) == 12_344
-
-
-@pytest.mark.parametrize("kind", ["absent", "empty", "header only", "truncated", "longer", "no npy", "floats", "flat"])
-def test_a_damaged_code_file_is_named_and_pass_1_is_to_be_run_again(tmp_path, kind):
-    path = tmp_path / "codes.npy"
-    content = written(path).read_bytes()
-    if kind == "absent":
-        path.unlink()
-    elif kind == "floats":
-        np.save(path, CODES.astype(np.float64))
-    elif kind == "flat":
-        np.save(path, CODES[0])
-    else:
-        path.write_bytes(
-            {
-                "empty": b"",
-                "header only": content[:128],
-                "truncated": content[:-1],
-                "longer": content + b"\0",
-                "no npy": b"PAR1" + content,
-            }[kind]
-        )
-    with pytest.raises(UserError, match=r"codes\.npy: .*; delete it and run pass1 again") as caught:
-        CodeFile(path)
-    assert len(str(caught.value).splitlines()) == 1
-
-
-@given(st.integers(0, 127), st.integers(0, 255))
-def test_no_single_damaged_byte_of_the_header_ends_in_anything_but_a_named_file(code_path, place, byte):
-    content = bytearray(code_path.read_bytes())
-    content[place] = byte
-    path = code_path.with_name("damaged.npy")
-    path.write_bytes(content)
-    try:
-        read = CodeFile(path)
-    except UserError as error:
-        assert str(path) in str(error)
-    else:
-        assert read.shape[0] * read.shape[1] * read.dtype.itemsize == CODES.nbytes
-
-
-def test_a_code_file_that_shrinks_while_it_is_read_is_named(tmp_path):
-    path = written(tmp_path / "codes.npy")
-    codes = CodeFile(path)
-    os.truncate(path, path.stat().st_size - 10)
-    with pytest.raises(UserError, match=r"codes\.npy: ended early"):
-        codes.read(np.array([6]), 0, CODES.shape[1])
-
-
-def test_a_full_disk_is_one_line_that_names_the_code_file():
-    with pytest.raises(UserError, match=r"^/dev/full: cannot be written \(No space left on device\)"):
-        CodeWriter(Path("/dev/full"), 10, np.dtype(np.uint8)).flush()
-
-
-# ---- pass 1's products
-
-
-def product_files(folder: Path, names: list[str], count: int | None = None, rows: int | None = None) -> tuple[str, ...]:
-    files.write_lines(folder / "columns.txt", names)
-    files.write_npz(
-        folder / "stats.npz",
-        count=np.int64(len(names) if count is None else count),
-        n_total=np.int64(CODES.shape[1] if rows is None else rows),
-    )
-    written(folder / "codes.npy")
-    return str(folder / "columns.txt"), str(folder / "stats.npz"), str(folder / "codes.npy")
-
-
-NAMES = list("abcdefg")
-
-
-def test_products_that_belong_together_are_loaded(tmp_path):
-    ranked = products.load(*product_files(tmp_path, NAMES))
-    assert ranked.names == NAMES and ranked.n_rows == CODES.shape[1]
-    subset = ranked.subset(np.array([5, 1]))
-    assert subset.shape == (2, CODES.shape[1])
-    assert np.array_equal(subset.read(np.array([1, 0]), 10, 20), CODES[[1, 5], 10:20])
-
-
-@pytest.mark.parametrize(
-    ("names", "count", "rows"), [(NAMES[:-1], None, None), (NAMES[:-1], 7, None), (NAMES, 6, None), (NAMES, None, 4999)]
-)
-def test_products_of_different_runs_are_refused_with_all_three_files(tmp_path, names, count, rows):
-    paths = product_files(tmp_path, names, count, rows)
-    with pytest.raises(UserError) as caught:
-        products.load(*paths)
-    assert all(path in str(caught.value) for path in paths) and "run pass1 again" in str(caught.value)
-
-
-def test_positions_are_places_among_the_columns_that_entered():
-    assert products.positions(NAMES, ["c", "a"], "x.txt").tolist() == [2, 0]
-    assert products.positions(NAMES, [], "x.txt").shape == (0,)
-    with pytest.raises(UserError, match=r"^x\.txt: column zz did not pass pass 1"):
-        products.positions(NAMES, ["a", "zz"], "x.txt")
-
-
-def test_quality_is_fewer_missing_then_more_variance_then_file_order():
-    missing = np.array([0.5, 0.1, 0.1, 0.1, 0.1 + 1e-9])
-    variance = np.array([0.25, 0.05, 0.2, 0.2, 0.1])
-    # the last one's missing ratio is the same after rounding to 1e-6
-    assert products.quality_ranks(missing, variance).tolist() == [4, 3, 0, 1, 2]
-
-
-@given(st.lists(st.text("aAbB_ 10é", max_size=3), unique=True))
-def test_name_order_sorts_the_names(names):
-    assert [names[place] for place in products.name_order(names)] == sorted(names)
 
 
 def test_named_and_unnamed_row_labels_of_pandas_are_no_descriptors(tmp_path):

@@ -14,7 +14,7 @@ sys.path.insert(0, str(SCRIPTS))
 os.environ |= {"PATH": os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])}
 
 from common.config import RUNTIMES, load, stage_settings
-from common.descriptors_settings import is_sampled
+from common.descriptors_settings import Descriptors, is_sampled
 from common.errors import UserError
 from common.taxoclass_settings import Files
 from common.files import check_whole, contents_digest, read_json, write_json

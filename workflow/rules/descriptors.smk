@@ -4,8 +4,24 @@ DESCRIPTORS = f"{RESULTS}/descriptors"
 MACHINE = machine("descriptors")
 SAMPLED = is_sampled(config["descriptors"])
 SAMPLE = ancient([f"{DESCRIPTORS}/sampled_data.parquet"] if SAMPLED else [])
+SHARDS = config["descriptors"]["shards"]
+PIECES = f"{DESCRIPTORS}/shards"
 COLUMN_KEYS = ("n_metadata", "metadata_columns", "exclude_columns")
 FILES = checked(find_files, config["descriptors"]["parquet_glob"])
+
+
+def pieces(rule, name):
+    """The files of all shards, in order; none where the pass is not cut up."""
+    files = getattr(getattr(rules, rule).output, name)
+    return [files.replace("{shard}", str(shard)) for shard in range(1, SHARDS + 1)] if SHARDS > 1 else []
+
+
+def flags(**names):
+    """Command line flags with the files of an input each; none for an input without files."""
+    return lambda wildcards, input: " ".join(
+        f"--{flag} {' '.join(map(shlex.quote, input[name]))}" for flag, name in names.items() if input[name]
+    )
+
 
 if workflow.is_main_process:
     # here and not in a job, because a job that fails loses its earlier outputs
@@ -44,16 +60,55 @@ rule pass0:
         " --out-manifest {output.manifest:q} {params.sample} --provenance {params.provenance:q} > {log:q} 2>&1"
 
 
+rule pass1_shard:
+    """A block of the columns of pass 1, where it is done in shards."""
+    input:
+        SAMPLE,
+        manifest=rules.pass0.output.manifest,
+    output:
+        piece=temp(f"{PIECES}/pass1_{{shard}}_of_{SHARDS}.npz"),
+        codes=temp(f"{PIECES}/pass1_{{shard}}_of_{SHARDS}_codes.npy"),
+        fine=temp(f"{PIECES}/pass1_{{shard}}_of_{SHARDS}_codes_fine.npy"),
+    log:
+        "logs/pass1_{shard}.log",
+    benchmark:
+        "benchmarks/pass1_{shard}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_gb=40,
+        mem_mb=40_000,
+        runtime=480,
+        machine=MACHINE,
+    params:
+        settings=settings("pass1"),
+        code=code("pass1_shard"),
+        script=SCRIPTS / "pass1_shard.py",
+        provenance=f"{DESCRIPTORS}/provenance/pass1_{{shard}}.json",
+    shell:
+        "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
+        " --gpu {resources.gpu} --shard {wildcards.shard} --manifest {input.manifest:q}"
+        " --out-piece {output.piece:q} --out-codes {output.codes:q} --out-fine {output.fine:q}"
+        " --provenance {params.provenance:q} > {log:q} 2>&1"
+
+
 rule pass1:
     """Drop columns that hardly vary or are mostly missing; rank the others."""
     input:
         SAMPLE,
         manifest=rules.pass0.output.manifest,
+        pieces=pieces("pass1_shard", "piece"),
+        codes=pieces("pass1_shard", "codes"),
+        fine=pieces("pass1_shard", "fine"),
     output:
         details=f"{DESCRIPTORS}/pass1_variance_filtering.json",
         columns=f"{DESCRIPTORS}/pass1_columns.txt",
         stats=f"{DESCRIPTORS}/pass1_stats.npz",
         codes=f"{DESCRIPTORS}/pass1_codes.npy",
+        fine=f"{DESCRIPTORS}/pass1_codes_fine.npy",
+        ecdf=f"{DESCRIPTORS}/pass1_ecdf.npy",
         rows=f"{DESCRIPTORS}/pass1_rows.npy",
     log:
         "logs/pass1.log",
@@ -72,12 +127,52 @@ rule pass1:
         settings=settings("pass1"),
         code=code("pass1"),
         script=SCRIPTS / "pass1.py",
+        pieces=flags(**{"pieces": "pieces", "piece-codes": "codes", "piece-fine": "fine"}),
         provenance=f"{DESCRIPTORS}/provenance/pass1.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
-        " --gpu {resources.gpu} --manifest {input.manifest:q}"
+        " --gpu {resources.gpu} --manifest {input.manifest:q} {params.pieces}"
         " --out-details {output.details:q} --out-columns {output.columns:q} --out-stats {output.stats:q}"
-        " --out-codes {output.codes:q} --out-rows {output.rows:q}"
+        " --out-codes {output.codes:q} --out-fine {output.fine:q} --out-ecdf {output.ecdf:q} --out-rows {output.rows:q}"
+        " --provenance {params.provenance:q} > {log:q} 2>&1"
+
+
+rule pass2_shard:
+    """Some blocks of the column pairs of pass 2, where it is done in shards."""
+    input:
+        details=rules.pass1.output.details,
+        columns=rules.pass1.output.columns,
+        stats=rules.pass1.output.stats,
+        # large: watched through the small files that pass1 writes with it
+        codes=ancient(rules.pass1.output.codes),
+        fine=ancient(rules.pass1.output.fine),
+        ecdf=ancient(rules.pass1.output.ecdf),
+    output:
+        piece=temp(f"{PIECES}/pass2_{{shard}}_of_{SHARDS}.npz"),
+    log:
+        "logs/pass2_{shard}.log",
+    benchmark:
+        "benchmarks/pass2_{shard}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_gb=40,
+        mem_mb=40_000,
+        runtime=480,
+        machine=MACHINE,
+    params:
+        settings=settings("pass2"),
+        code=code("pass2_shard"),
+        script=SCRIPTS / "pass2_shard.py",
+        provenance=f"{DESCRIPTORS}/provenance/pass2_{{shard}}.json",
+    shell:
+        "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
+        " --gpu {resources.gpu} --shard {wildcards.shard}"
+        " --details {input.details:q} --columns {input.columns:q} --stats {input.stats:q}"
+        " --codes {input.codes:q} --fine {input.fine:q} --ecdf {input.ecdf:q}"
+        " --out-piece {output.piece:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"
 
 
@@ -89,6 +184,9 @@ rule pass2:
         stats=rules.pass1.output.stats,
         # large: watched through the small files that pass1 writes with it
         codes=ancient(rules.pass1.output.codes),
+        fine=ancient(rules.pass1.output.fine),
+        ecdf=ancient(rules.pass1.output.ecdf),
+        pieces=pieces("pass2_shard", "piece") if config["descriptors"]["prescreen"] == "none" else [],
     output:
         details=f"{DESCRIPTORS}/pass2_spearman.json",
         columns=f"{DESCRIPTORS}/pass2_columns.txt",
@@ -111,11 +209,12 @@ rule pass2:
         settings=settings("pass2"),
         code=code("pass2"),
         script=SCRIPTS / "pass2.py",
+        pieces=flags(pieces="pieces"),
         provenance=f"{DESCRIPTORS}/provenance/pass2.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
         " --gpu {resources.gpu} --details {input.details:q} --columns {input.columns:q} --stats {input.stats:q}"
-        " --codes {input.codes:q} --out-details {output.details:q} --out-columns {output.columns:q}"
+        " --codes {input.codes:q} --fine {input.fine:q} --ecdf {input.ecdf:q} {params.pieces} --out-details {output.details:q} --out-columns {output.columns:q}"
         " --out-matrix {output.matrix:q} --out-repaired {output.repaired:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"
 
@@ -158,6 +257,49 @@ rule pass3:
         " --provenance {params.provenance:q} > {log:q} 2>&1"
 
 
+rule pass4_shard:
+    """Some blocks of the column pairs of pass 4, where it is done in shards."""
+    input:
+        columns=rules.pass3.output.columns,
+        entered=rules.pass1.output.columns,
+        stats=rules.pass1.output.stats,
+        codes=ancient(rules.pass1.output.codes),
+        fine=ancient(rules.pass1.output.fine),
+        ecdf=ancient(rules.pass1.output.ecdf),
+        rows=ancient(rules.pass1.output.rows),
+        pass1=rules.pass1.output.details,
+        pass2=rules.pass2.output.details,
+        pass3=rules.pass3.output.details,
+    output:
+        piece=temp(f"{PIECES}/pass4_{{shard}}_of_{SHARDS}.npz"),
+    log:
+        "logs/pass4_{shard}.log",
+    benchmark:
+        "benchmarks/pass4_{shard}.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_gb=40,
+        mem_mb=40_000,
+        runtime=480,
+        machine=MACHINE,
+    params:
+        settings=settings("pass4"),
+        code=code("pass4_shard"),
+        script=SCRIPTS / "pass4_shard.py",
+        provenance=f"{DESCRIPTORS}/provenance/pass4_{{shard}}.json",
+    shell:
+        "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
+        " --gpu {resources.gpu} --shard {wildcards.shard}"
+        " --columns {input.columns:q} --entered {input.entered:q} --stats {input.stats:q}"
+        " --codes {input.codes:q} --fine {input.fine:q} --ecdf {input.ecdf:q} --rows {input.rows:q}"
+        " --pass1 {input.pass1:q} --pass2 {input.pass2:q} --pass3 {input.pass3:q}"
+        " --out-piece {output.piece:q}"
+        " --provenance {params.provenance:q} > {log:q} 2>&1"
+
+
 rule pass4:
     """Of columns that depend on one another in any way (HSIC and RDC), keep one a cluster."""
     input:
@@ -165,10 +307,13 @@ rule pass4:
         entered=rules.pass1.output.columns,
         stats=rules.pass1.output.stats,
         codes=ancient(rules.pass1.output.codes),
+        fine=ancient(rules.pass1.output.fine),
+        ecdf=ancient(rules.pass1.output.ecdf),
         rows=ancient(rules.pass1.output.rows),
         pass1=rules.pass1.output.details,
         pass2=rules.pass2.output.details,
         pass3=rules.pass3.output.details,
+        pieces=pieces("pass4_shard", "piece"),
     output:
         details=f"{DESCRIPTORS}/pass4_nonlinear.json",
         columns=f"{DESCRIPTORS}/final_descriptors.txt",
@@ -192,11 +337,12 @@ rule pass4:
         settings=settings("pass4"),
         code=code("pass4"),
         script=SCRIPTS / "pass4.py",
+        pieces=flags(pieces="pieces"),
         provenance=f"{DESCRIPTORS}/provenance/pass4.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
         " --gpu {resources.gpu} --columns {input.columns:q} --entered {input.entered:q} --stats {input.stats:q}"
-        " --codes {input.codes:q} --rows {input.rows:q} --pass1 {input.pass1:q} --pass2 {input.pass2:q}"
+        " --codes {input.codes:q} --fine {input.fine:q} --ecdf {input.ecdf:q} {params.pieces} --rows {input.rows:q} --pass1 {input.pass1:q} --pass2 {input.pass2:q}"
         " --pass3 {input.pass3:q} --out-details {output.details:q} --out-columns {output.columns:q}"
         " --out-clusters {output.clusters:q} --out-similarity {output.similarity:q} --out-removed {output.removed:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"
@@ -235,6 +381,25 @@ rule overview:
         "python {params.script:q} --pass1 {input.pass1:q} --pass2 {input.pass2:q} --pass3 {input.pass3:q}"
         " --pass4 {input.pass4:q} --entered {input.entered:q} --matrix {input.matrix:q}"
         " --clusters {input.clusters:q} --out-picture {output.picture:q} > {log:q} 2>&1"
+
+
+rule cost:
+    """What the passes will cost on this table and machine, before they run; beside it what finished ones did cost."""
+    input:
+        ancient(FILES),
+    threads: 8
+    resources:
+        mem_mb=4_000,
+        runtime=10,
+        machine=MACHINE,
+    params:
+        settings=lambda wildcards: json.dumps({key: config["descriptors"][key] for key in Descriptors.model_fields}),
+        script=SCRIPTS / "cost.py",
+        columns=[f"{DESCRIPTORS}/pass{number}_columns.txt" for number in (1, 2, 3)],
+        records=[f"{DESCRIPTORS}/provenance/pass{number}.json" for number in (1, 2, 3, 4)],
+    shell:
+        "python {params.script:q} --settings {params.settings:q} {resources.machine} --threads {threads}"
+        " --columns {params.columns:q} --provenance-of {params.records:q}"
 
 
 rule descriptors:

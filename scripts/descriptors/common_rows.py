@@ -1,0 +1,261 @@
+"""Columns ranked again on the rows that they share: sums of products of ranks for the pairs of two tiles of columns.
+
+A column is ranked once for each missingness pattern that it meets, by counting how often each of its cells occurs on
+the common rows. Groups of columns are then multiplied as matrices; where a pattern has few columns, pair by pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from descriptors import kernels
+from descriptors.codes import Codes
+from descriptors.gram import HALF, ExactGram
+
+PART = 64  # columns of either side that are multiplied by one thread
+PAIRS = 16  # pairs that one thread takes at a time
+
+
+class Tile(NamedTuple):
+    """Columns of few patterns.
+
+    columns : (p,) positions in the codes. patterns : (Q,) the different ones. labels : (p,) which of them each has.
+    first : (Q,) for each pattern the place of a column that has it.
+    """
+
+    columns: np.ndarray
+    patterns: np.ndarray
+    labels: np.ndarray
+    first: np.ndarray
+
+    @classmethod
+    def of(cls, columns: np.ndarray, patterns: np.ndarray) -> Tile:
+        different, first, labels = np.unique(patterns[columns], return_index=True, return_inverse=True)
+        return cls(columns, different, labels, first)
+
+
+class Ranked(NamedTuple):
+    """A tile's columns ranked on the rows that each pattern of the other tile leaves.
+
+    tables : flat int32, centred doubled mid-ranks by cell; that of column i on pattern k begins at ``at[i, k]``.
+    size : (p,) cells of a column.
+    rows, total, squares : (p, Q) float64, how many rows, sums of the ranks and of their squares over them.
+    """
+
+    tables: np.ndarray
+    at: np.ndarray
+    size: np.ndarray
+    rows: np.ndarray
+    total: np.ndarray
+    squares: np.ndarray
+
+    def table(self, column: int, pattern: int) -> np.ndarray:
+        start = self.at[column, pattern]
+        return self.tables[start : start + self.size[column]]
+
+
+class Products(NamedTuple):
+    """Of the pairs of two tiles, (p, q) float64 each: sums of products of ranks over the common rows, how many rows,
+    and of either column the sum of its ranks and of their squares over them. No meaning where two share a pattern."""
+
+    sums: np.ndarray
+    rows: np.ndarray
+    left_total: np.ndarray
+    left_squares: np.ndarray
+    right_total: np.ndarray
+    right_squares: np.ndarray
+
+
+class Part(NamedTuple):
+    """Some columns of one pattern of the left tile and some of another pattern of the right one: places, patterns."""
+
+    i: np.ndarray
+    j: np.ndarray
+    a: int
+    b: int
+    gram: ExactGram
+
+
+def products(
+    codes: Codes, left: Tile, right: Tile, min_common: int, budget: int, pool: ThreadPoolExecutor, threads: int
+) -> Products:
+    """All sums that the correlations of two tiles need, in two reads of their rows; ``right is left`` for one tile.
+
+    Pairs with fewer than ``min_common`` common rows have no sum.
+    """
+    tiles = [left] if right is left else [left, right]
+    width = 4 * sum(len(tile.columns) for tile in tiles) + 16 * PART * threads
+    step = int(np.clip(budget // width, 1024, 1 << 18))
+    lefts, rights = np.bincount(left.labels), np.bincount(right.labels)
+    # spreading the ranks of p and q columns over the rows costs as much as about 3 (p + q) / 2 pairs one by one
+    few = 2 * np.outer(lefts, rights) <= 3 * np.add.outer(lefts, rights)
+    if few.all() and step >= codes.shape[1]:
+        return _pair_by_pair(codes, tiles, min_common, pool)
+    sides = _rank(codes, tiles, step, pool)
+    one, other = sides[0], sides[-1]
+    rows = one.rows[:, right.labels]
+    differ = left.patterns[left.labels][:, None] != right.patterns[right.labels]
+    wanted = differ & (rows >= min_common)
+    if right is left:
+        wanted &= left.labels[:, None] < right.labels
+    in_pairs, parts = _plan(codes, left, right, wanted, few[np.ix_(left.labels, right.labels)], rows)
+    pairs = np.argwhere(in_pairs)
+    pairs = np.column_stack([pairs, left.labels[pairs[:, 0]], right.labels[pairs[:, 1]]])
+    high, low = np.zeros((2, *wanted.shape), np.int64)
+    for cells in _row_blocks(codes, tiles, step, pool):
+        multiply = partial(_multiply_pairs, cells, one, other, high, low)
+        list(pool.map(multiply, np.array_split(pairs, max(len(pairs) // PAIRS, 1))))
+        # each part in one thread: many small products side by side, not many threads on a small one
+        with threadpool_limits(1, user_api="blas"):
+            list(pool.map(partial(_multiply_part, cells, one, other), parts))
+    sums = np.ldexp((high + (low >> HALF)).astype(np.float64), HALF) + (low & ((1 << HALF) - 1))
+    for part in parts:
+        sums[np.ix_(part.i, part.j)] = part.gram.result()
+    if right is left:
+        sums = sums + sums.T
+    return Products(
+        sums,
+        rows,
+        one.total[:, right.labels],
+        one.squares[:, right.labels],
+        other.total[:, left.labels].T,
+        other.squares[:, left.labels].T,
+    )
+
+
+def _pair_by_pair(codes: Codes, tiles: list[Tile], min_common: int, pool: ThreadPoolExecutor) -> Products:
+    """All pairs one by one: for columns that each have a pattern of their own."""
+    cells = next(_row_blocks(codes, tiles, codes.shape[1], pool))
+    own, gone = [], []
+    for tile, block in zip(tiles, cells, strict=True):
+        counts = np.zeros((len(block), codes.sizes[tile.columns].max()), np.int32)
+        list(pool.map(kernels.count_cells, block, counts))
+        missing = [np.flatnonzero(column == 0) for column in block]
+        own.append(counts)
+        gone.append((np.concatenate(missing), np.concatenate(([0], np.cumsum([len(rows) for rows in missing])))))
+    left, right = tiles[0], tiles[-1]
+    differ = left.patterns[left.labels][:, None] != right.patterns[right.labels]
+    pairs = np.argwhere(np.triu(differ, 1) if len(tiles) == 1 else differ)
+    out = np.zeros((6, *differ.shape))
+
+    def rank(chosen: np.ndarray) -> None:
+        kernels.rank_pairs(
+            cells[0], own[0], gone[0], cells[-1], own[-1], gone[-1], codes.shift, min_common, chosen, out
+        )
+
+    list(pool.map(rank, np.array_split(pairs, max(len(pairs) // PAIRS, 1))))
+    if len(tiles) == 1:
+        lower = np.tril_indices(len(differ), -1)
+        for here, there in ((0, 0), (1, 1), (2, 4), (3, 5), (4, 2), (5, 3)):
+            out[here][lower] = out[there].T[lower]
+    return Products(*out)
+
+
+def _plan(
+    codes: Codes, left: Tile, right: Tile, wanted: np.ndarray, few: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, list[Part]]:
+    """Which of the ``wanted`` pairs are multiplied one by one, (p, q) bool, and the others in parts."""
+    parts = []
+    x, y = np.nonzero(wanted & ~few)
+    for a, b in np.unique(np.column_stack([left.labels[x], right.labels[y]]), axis=0):
+        i, j = np.flatnonzero(left.labels == a), np.flatnonzero(right.labels == b)
+        n = int(rows[i[0], j[0]])
+        bound = (n >> codes.shift) + 1
+        parts += [
+            Part(x, y, int(a), int(b), ExactGram((len(x), len(y)), bound, bound, n))
+            for x in _chunks(i, PART)
+            for y in _chunks(j, PART)
+        ]
+    return wanted & few, parts
+
+
+def _row_blocks(codes: Codes, tiles: list[Tile], step: int, pool: ThreadPoolExecutor) -> Iterator[list[np.ndarray]]:
+    """By tile, the cells of a block of rows, (p, B) uint32."""
+    for start in range(0, codes.shape[1], step):
+        stop = min(start + step, codes.shape[1])
+        cells = [np.empty((len(tile.columns), stop - start), np.uint32) for tile in tiles]
+        for tile, block in zip(tiles, cells, strict=True):
+            list(pool.map(partial(_read, codes, tile, start, stop, block), range(len(tile.columns))))
+        yield cells
+
+
+def _read(codes: Codes, tile: Tile, start: int, stop: int, block: np.ndarray, place: int) -> None:
+    block[place] = codes.cells(int(tile.columns[place]), start, stop)
+
+
+def _rank(codes: Codes, tiles: list[Tile], step: int, pool: ThreadPoolExecutor) -> list[Ranked]:
+    """Every tile's columns on the patterns of the other one (or its own)."""
+    ranked, own, removed = [], [], []
+    for tile, other in zip(tiles, tiles[::-1], strict=True):
+        size = codes.sizes[tile.columns]
+        n_patterns = len(other.patterns)
+        starts = np.concatenate(([0], np.cumsum(n_patterns * size)))
+        at = starts[:-1, None] + np.arange(n_patterns) * size[:, None]
+        told = np.zeros((3, len(size), n_patterns))
+        ranked.append(Ranked(np.zeros(starts[-1], np.int32), at, size, *told))
+        own.append([np.zeros(each, np.int32) for each in size])
+        removed.append(np.zeros(at.shape, np.int64))
+    for cells in _row_blocks(codes, tiles, step, pool):
+        gone = [
+            [np.flatnonzero(block[place] == 0) for place in tile.first]
+            for tile, block in zip(tiles, cells, strict=True)
+        ]
+        for k, block in enumerate(cells):
+            rows = gone[-1 - k]
+            bounds = np.concatenate(([0], np.cumsum([len(each) for each in rows])))
+            count = partial(_count, block, np.concatenate(rows), bounds, own[k], ranked[k], removed[k])
+            list(pool.map(count, range(len(block))))
+    for k, each in enumerate(ranked):
+        list(pool.map(partial(_score, codes.shift, own[k], each, removed[k]), range(len(own[k]))))
+    return ranked
+
+
+def _count(
+    cells: np.ndarray,
+    rows: np.ndarray,
+    bounds: np.ndarray,
+    own: list[np.ndarray],
+    ranked: Ranked,
+    removed: np.ndarray,
+    place: int,
+) -> None:
+    kernels.count_column(cells[place], rows, bounds, own[place], ranked.tables, ranked.at[place], removed[place])
+
+
+def _score(shift: int, own: list[np.ndarray], ranked: Ranked, removed: np.ndarray, place: int) -> None:
+    kernels.rank_column(
+        own[place],
+        shift,
+        ranked.tables,
+        ranked.at[place],
+        removed[place],
+        ranked.rows[place],
+        ranked.total[place],
+        ranked.squares[place],
+    )
+
+
+def _multiply_pairs(
+    cells: list[np.ndarray], left: Ranked, right: Ranked, high: np.ndarray, low: np.ndarray, pairs: np.ndarray
+) -> None:
+    kernels.multiply_pairs(cells[0], left.tables, left.at, cells[-1], right.tables, right.at, pairs, high, low)
+
+
+def _multiply_part(cells: list[np.ndarray], left: Ranked, right: Ranked, part: Part) -> None:
+    n_left = len(part.i)
+    ranks = np.empty((n_left + len(part.j), cells[0].shape[1]))
+    for x, out in zip(part.i, ranks[:n_left], strict=True):
+        kernels.spread(cells[0][x], left.table(x, part.b), out)
+    for y, out in zip(part.j, ranks[n_left:], strict=True):
+        kernels.spread(cells[-1][y], right.table(y, part.a), out)
+    part.gram.add(ranks[:n_left].T, ranks[n_left:].T)
+
+
+def _chunks(positions: np.ndarray, size: int) -> list[np.ndarray]:
+    return [positions[start : start + size] for start in range(0, len(positions), size)]

@@ -1,0 +1,394 @@
+"""Compiled loops over the values and codes of a column; each reads and writes arrays that its caller made.
+
+They release the interpreter's lock, so that several columns can be worked on at the same time, and add integers only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+EXPONENT = np.uint64(0x7FF0000000000000)
+SIGN = np.uint64(1 << 63)
+ONE = np.uint64(1)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+EMPTY = ~np.uint64(0)
+HASH_BITS = 14
+HASH_SHIFT, HASH_MASK = np.uint64(64 - HASH_BITS), np.uint64((1 << HASH_BITS) - 1)
+WIDE = 1021  # largest values near 2^1021: differences do not overflow, small values hardly ever underflow
+DOWN = 2.0**-WIDE
+BLOCK = 4096  # values added up before they join the sum of all
+LONG_RUN = 64  # values alike to the last kept bit that are still sorted one by one
+
+
+@njit(nogil=True, cache=True)
+def mark_missing(values):
+    """NaN for infinities, in place."""
+    for i in range(len(values)):
+        if not np.isfinite(values[i]):
+            values[i] = np.nan
+
+
+@njit(nogil=True, cache=True)
+def sort_key(bits):
+    """Order-preserving integer of a float64's bits; both zeros are one."""
+    if bits == SIGN:
+        return SIGN
+    return ~bits if bits & SIGN else bits | SIGN
+
+
+@njit(nogil=True, cache=True)
+def extent(bits):
+    """Of the finite values: how many, the smallest key, the largest, and all bits that their differences to it set."""
+    count, low, high = 0, ~np.uint64(0), np.uint64(0)
+    for i in range(len(bits)):
+        if bits[i] & EXPONENT != EXPONENT:
+            key = sort_key(bits[i])
+            count += 1
+            low, high = min(low, key), max(high, key)
+    used = np.uint64(0)
+    for i in range(len(bits)):
+        if bits[i] & EXPONENT != EXPONENT:
+            used |= sort_key(bits[i]) - low
+    return count, low, high, used
+
+
+@njit(nogil=True, cache=True)
+def pack(bits, low, shift, index_bits, packed):
+    """Key (its distance from ``low``, without the lowest ``shift`` bits) above row number, of every finite value."""
+    at = 0
+    for i in range(len(bits)):
+        if bits[i] & EXPONENT != EXPONENT:
+            packed[at] = (((sort_key(bits[i]) - low) >> shift) << index_bits) | np.uint64(i)
+            at += 1
+
+
+@njit(nogil=True, cache=True)
+def unpack(packed, values, index_bits, ordered):
+    """Values in the order of ``packed``, sorted by key: those alike in the kept bits are put in order, if they are few.
+
+    Returns the number of distinct values; -1 if a long run is out of order.
+    """
+    mask = (ONE << index_bits) - ONE
+    start, distinct = 0, 0
+    for at in range(len(packed)):
+        ordered[at] = values[packed[at] & mask] + 0.0
+        if at and ordered[at] < ordered[at - 1]:
+            while packed[start] >> index_bits != packed[at] >> index_bits:
+                start += 1
+            if at - start > LONG_RUN:
+                return -1
+            value, row, place = ordered[at], packed[at], at
+            while place > start and ordered[place - 1] > value:
+                ordered[place], packed[place] = ordered[place - 1], packed[place - 1]
+                place -= 1
+            ordered[place], packed[place] = value, row
+        elif not at or packed[at] >> index_bits != packed[at - 1] >> index_bits:
+            start = at
+    for at in range(len(ordered)):
+        distinct += at == 0 or ordered[at] != ordered[at - 1]
+    return distinct
+
+
+@njit(nogil=True, cache=True)
+def number_values(bits, values, places, found, numbers):
+    """Number of each row's value in order of appearance, from 1, 0 = missing; values are kept in ``found`` as bits.
+
+    ``values`` and ``places`` are a hash table of 2^14 slots, empty where ``values`` has all bits set (a NaN).
+    Returns how many there are; -1 if more than fit into ``found``.
+    """
+    number = 0
+    for i in range(len(bits)):
+        value = bits[i]
+        if value & EXPONENT == EXPONENT:
+            numbers[i] = 0
+            continue
+        if value == SIGN:
+            value = np.uint64(0)
+        slot = (value * GOLDEN) >> HASH_SHIFT
+        while values[slot] != value:
+            if values[slot] == EMPTY:
+                if number == len(found):
+                    return -1
+                found[number] = value
+                number += 1
+                values[slot], places[slot] = value, number
+                break
+            slot = (slot + ONE) & HASH_MASK
+        numbers[i] = places[slot]
+    return number
+
+
+@njit(nogil=True, cache=True)
+def assign_codes(packed, ordered, index_bits, codes):
+    """Doubled mid-ranks: ranks start + 1 .. end average to (start + end + 1) / 2."""
+    mask = (ONE << index_bits) - ONE
+    start = 0
+    for at in range(1, len(ordered) + 1):
+        if at == len(ordered) or ordered[at] != ordered[start]:
+            for k in range(start, at):
+                codes[packed[k] & mask] = start + at + 1
+            start = at
+
+
+@njit(nogil=True, cache=True)
+def assign_levels(packed, ordered, index_bits, cells, table):
+    """Number of the distinct value, from 1, and its doubled mid-rank in ``table``."""
+    mask = (ONE << index_bits) - ONE
+    start, level = 0, 0
+    for at in range(1, len(ordered) + 1):
+        if at == len(ordered) or ordered[at] != ordered[start]:
+            level += 1
+            table[level] = start + at + 1
+            for k in range(start, at):
+                cells[packed[k] & mask] = level
+            start = at
+
+
+@njit(nogil=True, cache=True)
+def assign_cells(packed, ordered, index_bits, shift, cells, fine):
+    """Doubled mid-rank less 1, cut in two: cell number (from 1) and place in the cell."""
+    mask = (ONE << index_bits) - ONE
+    start, within = 0, (1 << shift) - 1
+    for at in range(1, len(ordered) + 1):
+        if at == len(ordered) or ordered[at] != ordered[start]:
+            cell, rest = ((start + at) >> shift) + 1, (start + at) & within
+            for k in range(start, at):
+                cells[packed[k] & mask], fine[packed[k] & mask] = cell, rest
+            start = at
+
+
+@njit(nogil=True, cache=True)
+def mix(state):
+    """splitmix64 finaliser, as :func:`descriptors.sampling.mix`."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+@njit(nogil=True, cache=True)
+def add_content(bits, key, nan_bits, total):
+    """One column's summand of every row's content hash; one pattern for all that is missing, one for both zeros."""
+    for i in range(len(bits)):
+        value = bits[i]
+        if value & EXPONENT == EXPONENT:
+            value = nan_bits
+        elif value == SIGN:
+            value = np.uint64(0)
+        total[i] += mix(value ^ key)
+
+
+@njit(nogil=True, cache=True)
+def look_up(cells, table, codes):
+    """codes[n] = table[cells[n]]."""
+    for n in range(len(cells)):
+        codes[n] = table[cells[n]]
+
+
+@njit(nogil=True, cache=True)
+def join_planes(cells, fine, shift, codes):
+    """Doubled mid-ranks of the two parts of ``assign_cells``; 0 for cell 0."""
+    for n in range(len(cells)):
+        cell = np.int64(cells[n])
+        codes[n] = ((cell - 1) << shift) + np.int64(fine[n]) + 1 if cell else 0
+
+
+@njit(nogil=True, cache=True)
+def middles(cells, shift, codes):
+    """Doubled mid-ranks in the middle of their cells; 0 for cell 0."""
+    for n in range(len(cells)):
+        cell = np.int64(cells[n])
+        codes[n] = ((2 * cell - 1) << (shift - 1)) + 1 if cell else 0
+
+
+@njit(nogil=True, cache=True)
+def centre(codes, offset, shift, out, sums):
+    """Doubled mid-ranks less ``offset`` in units of 2^shift, halves rounded up, as float64; 0 where missing.
+
+    ``sums`` (3,) int64: their sum is added to the first; that of their squares, high 2^32 + low, to the others.
+    """
+    half = (1 << shift) >> 1
+    total, high, low = np.int64(0), np.int64(0), np.int64(0)
+    for n in range(len(codes)):
+        code = np.int64(codes[n])
+        each = (code - offset + half) >> shift if code else np.int64(0)
+        out[n] = each
+        total += each
+        square = each * each
+        high += square >> 32
+        low += square & 0xFFFFFFFF
+    sums[0] += total
+    sums[1] += high + (low >> 32)
+    sums[2] += low & 0xFFFFFFFF
+
+
+@njit(nogil=True, cache=True)
+def count_cells(cells, counts):
+    """Add up how often every cell occurs."""
+    for n in range(len(cells)):
+        counts[cells[n]] += 1
+
+
+@njit(nogil=True, cache=True)
+def count_column(cells, rows, bounds, own, tables, at, removed):
+    """How often each cell occurs (``own``), and how often on the rows taken out by each pattern (negative, ``tables``).
+
+    ``rows[bounds[k]:bounds[k + 1]]`` are taken out by pattern k, whose table begins at ``at[k]``; ``removed[k]`` counts
+    those of them where the column has a value.
+    """
+    for n in range(len(cells)):
+        own[cells[n]] += 1
+    for k in range(len(at)):
+        for place in range(bounds[k], bounds[k + 1]):
+            cell = cells[rows[place]]
+            tables[at[k] + cell] -= 1
+            removed[k] += cell != 0
+
+
+@njit(nogil=True, cache=True)
+def score(own, n, shift, table):
+    """Centred doubled mid-ranks of n rows by cell, in units of 2^shift, halves rounded up; cell 0 (missing) scores 0.
+
+    A cell occurs ``own + table`` times; its score takes the place of ``table``. Returns the sums of the scores and of
+    their squares over the rows; with all ranks told apart they are 0 and (n^3 - sum t^3) / 3, t the sizes of the ties.
+    """
+    half = np.int64((1 << shift) >> 1)
+    below, cubes = -n, 0.0  # twice those below, less n
+    total, squares = np.int64(0), np.int64(0)
+    if shift == 0 and n < 1 << 20:
+        whole = np.int64(0)
+        for k in range(1, len(own)):
+            count = np.int64(own[k]) + table[k]
+            table[k] = below + count
+            below += 2 * count
+            whole += count * count * count
+        cubes = np.float64(whole)
+    elif shift == 0:
+        for k in range(1, len(own)):
+            count = np.int64(own[k]) + table[k]
+            table[k] = below + count
+            below += 2 * count
+            cubes += np.float64(count) * count * count
+    else:
+        for k in range(1, len(own)):
+            count = np.int64(own[k]) + table[k]
+            each = (below + count + half) >> shift
+            table[k] = each
+            below += 2 * count
+            total += count * each
+            squares += count * each * each
+    table[0] = 0
+    return np.float64(total), np.float64(squares) if shift else (np.float64(n) * n * n - cubes) / 3.0
+
+
+@njit(nogil=True, cache=True)
+def rank_column(own, shift, tables, at, removed, rows, total, squares):
+    """Scores of a column on the rows of each pattern, from what ``count_column`` left; how many rows, their sums."""
+    n_own = np.int64(0)
+    for k in range(1, len(own)):
+        n_own += own[k]
+    for pattern in range(len(at)):
+        n = n_own - removed[pattern]
+        rows[pattern] = n
+        table = tables[at[pattern] : at[pattern] + len(own)]
+        total[pattern], squares[pattern] = score(own, n, shift, table)
+
+
+@njit(nogil=True, cache=True)
+def rank_pairs(left, left_own, left_gone, right, right_own, right_gone, shift, min_common, pairs, out):
+    """Both columns of each pair ranked on their common rows and multiplied, all at once: nothing leaves the cache.
+
+    ``left`` and ``right`` (p, N) cells, ``own`` (p, cells) how often each occurs, ``gone`` (row numbers, bounds by
+    column) the rows without a value. ``out`` (6, p, q): sum of products, rows, and of either column the sums of the
+    scores and of their squares.
+    """
+    one, other = np.empty(left_own.shape[1], np.int32), np.empty(right_own.shape[1], np.int32)
+    for pair in range(len(pairs)):
+        x, y = pairs[pair]
+        n = np.int64(left.shape[1]) - (left_gone[1][x + 1] - left_gone[1][x])
+        one[:], other[:] = 0, 0
+        for place in range(right_gone[1][y], right_gone[1][y + 1]):
+            cell = left[x, right_gone[0][place]]
+            one[cell] -= 1
+            n -= cell != 0
+        out[1, x, y] = n
+        if n < min_common:
+            continue
+        for place in range(left_gone[1][x], left_gone[1][x + 1]):
+            other[right[y, left_gone[0][place]]] -= 1
+        out[2, x, y], out[3, x, y] = score(left_own[x], n, shift, one)
+        out[4, x, y], out[5, x, y] = score(right_own[y], n, shift, other)
+        high, low = np.int64(0), np.int64(0)
+        for row in range(left.shape[1]):
+            product = np.int64(one[left[x, row]]) * np.int64(other[right[y, row]])
+            high += product >> 32
+            low += product & 0xFFFFFFFF
+        out[0, x, y] = np.float64(high + (low >> 32)) * 4294967296.0 + np.float64(low & 0xFFFFFFFF)
+
+
+@njit(nogil=True, cache=True)
+def spread(cells, table, out):
+    """out[n] = table[cells[n]] as float64."""
+    for n in range(len(cells)):
+        out[n] = table[cells[n]]
+
+
+@njit(nogil=True, cache=True)
+def multiply_pairs(left, left_tables, left_at, right, right_tables, right_at, pairs, high, low):
+    """Add the products of two columns' scores over a block of rows to exact sums in two words, high 2^32 + low.
+
+    ``pairs`` (K, 4): column of the left, of the right, pattern of the left one, of the right one.
+    """
+    for k in range(len(pairs)):
+        x, y, a, b = pairs[k]
+        one, other = left_at[x, b], right_at[y, a]
+        upper, lower = np.int64(0), np.int64(0)
+        for n in range(left.shape[1]):
+            product = np.int64(left_tables[one + left[x, n]]) * np.int64(right_tables[other + right[y, n]])
+            upper += product >> 32
+            lower += product & 0xFFFFFFFF
+        high[x, y] += upper
+        low[x, y] += lower
+
+
+@njit(nogil=True, cache=True)
+def runs(ordered):
+    """Of ascending values: how many differ, and how often the commonest occurs."""
+    distinct, longest, start = 0, 0, 0
+    for at in range(1, len(ordered) + 1):
+        if at == len(ordered) or ordered[at] != ordered[start]:
+            distinct += 1
+            longest = max(longest, at - start)
+            start = at
+    return distinct, longest
+
+
+@njit(nogil=True, cache=True)
+def moments(ordered, factor, again, lower, upper, width):
+    """Mean and variance of w / 2^WIDE, and variance of (clip(w, lower, upper) - lower) / width.
+
+    w = ordered * factor * again, two powers of two, whose product may be out of range. Sums are taken by blocks, so
+    that their rounding does not grow with the length, in the order of the values.
+    """
+    n = len(ordered)
+    mean, clipped_mean = 0.0, 0.0
+    for start in range(0, n, BLOCK):
+        total, clipped_total = 0.0, 0.0
+        for k in range(start, min(start + BLOCK, n)):
+            w = ordered[k] * factor * again
+            total += w * DOWN
+            clipped_total += (min(max(w, lower), upper) - lower) / width
+        mean += total
+        clipped_mean += clipped_total
+    low, high = ordered[0] * factor * again * DOWN, ordered[n - 1] * factor * again * DOWN
+    mean, clipped_mean = min(max(mean / n, low), high), clipped_mean / n
+    variance, clipped_variance = 0.0, 0.0
+    for start in range(0, n, BLOCK):
+        total, clipped_total = 0.0, 0.0
+        for k in range(start, min(start + BLOCK, n)):
+            w = ordered[k] * factor * again
+            total += (w * DOWN - mean) ** 2
+            clipped_total += ((min(max(w, lower), upper) - lower) / width - clipped_mean) ** 2
+        variance += total
+        clipped_variance += clipped_total
+    return mean, variance / n, clipped_variance / n

@@ -1,0 +1,49 @@
+"""Pass 1, one shard: statistics and rank codes of a block of columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common import files
+from common.descriptors_settings import Pass1
+from common.stage import Stage, run_stage
+from descriptors.codes import CodesWriter
+from descriptors.scan import scan
+from descriptors.shards import column_block
+from pass1 import source
+
+
+def main() -> None:
+    run_stage(
+        "pass1_shard",
+        Pass1,
+        inputs={"manifest": "JSON of pass 0"},
+        outputs={
+            "out-piece": "npz: what was found",
+            "out-codes": "npy: cell numbers of the columns that stay",
+            "out-fine": "npy: places in the cells",
+        },
+        work=work,
+        values={"shard": "number of the shard, from 1"},
+    )
+
+
+def work(stage: Stage) -> None:
+    _, table = source(stage)
+    shard, shards = int(stage.paths.shard), stage.runtime.shards
+    names = column_block(table.descriptors, shard, shards)
+    with (
+        files.atomic(stage.paths.out_codes) as codes,
+        files.atomic(stage.paths.out_fine) as fine,
+        tqdm(total=len(names), desc="pass1", unit="column", disable=None) as bar,
+    ):
+        writer = CodesWriter(Path(codes), Path(fine), table.rows)
+        scanned = scan(table, names, stage.settings, stage.runtime, writer, stage.threads, bar.update)
+    scanned.write(Path(stage.paths.out_piece))
+    stage.log(f"shard {shard} of {shards}", f"{table.rows:,} rows x {len(names)} columns")
+
+
+if __name__ == "__main__":
+    main()

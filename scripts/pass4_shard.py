@@ -1,0 +1,39 @@
+"""Pass 4, one shard: HSIC and RDC of some blocks of column pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.descriptors_settings import Pass4
+from common.stage import Stage, run_stage
+from descriptors.shards import rectangles, write_shard
+from pass4 import INPUTS, compare, load, shard_key
+
+
+def main() -> None:
+    run_stage(
+        "pass4_shard",
+        Pass4,
+        inputs=INPUTS,
+        outputs={"out-piece": "npz: the blocks"},
+        work=work,
+        values={"shard": "number of the shard, from 1"},
+    )
+
+
+def work(stage: Stage) -> None:
+    entering = load(stage)
+    shard, shards = int(stage.paths.shard), stage.runtime.shards
+    found = [compare(stage, entering, left, right) for left, right in rectangles(len(entering.names), shard, shards)]
+    blocks = {
+        name: [getattr(each, name) for each in found]
+        for name in ("hsic", "rdc", "fused", "common")
+        if not found or getattr(found[0], name) is not None
+    }
+    write_shard(stage.paths.out_piece, shard_key(stage), shard, shards, blocks)
+    pairs = sum(np.size(each.fused) for each in found)
+    stage.log(f"shard {shard} of {shards}", f"{entering.n_rows:,} rows, {pairs:,} pairs")
+
+
+if __name__ == "__main__":
+    main()
