@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +85,17 @@ def source(stage: Stage) -> tuple[dict[str, Any], Table]:
     return manifest, table
 
 
+def shard_key(stage: Stage, shard: int, shards: int) -> str:
+    """What a shard has to have been made from."""
+    return json.dumps([files.digest(stage.paths.manifest), stage.parameters, shard, shards], sort_keys=True)
+
+
 def merged(stage: Stage, table: Table, writer: CodesWriter) -> Scanned:
     """The shards put together, in order."""
-    pieces = [Scanned.read(path) for path in stage.paths.pieces]
-    if sum(len(piece.columns) for piece in pieces) != len(table.descriptors):
-        raise UserError(
-            f"{stage.paths.pieces[0]}: the shards do not make up the table; delete them and run pass1 again"
-        )
+    shards = len(stage.paths.pieces)
+    pieces = [
+        Scanned.read(path, shard_key(stage, shard, shards)) for shard, path in enumerate(stage.paths.pieces, start=1)
+    ]
     for codes, fine in zip(stage.paths.piece_codes, stage.paths.piece_fine, strict=True):
         writer.append(Path(codes), Path(fine))
     writer.close()

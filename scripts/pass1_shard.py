@@ -12,7 +12,7 @@ from common.stage import Stage, run_stage
 from descriptors.codes import CodesWriter
 from descriptors.scan import scan
 from descriptors.shards import column_block
-from pass1 import source
+from pass1 import shard_key, source
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def work(stage: Stage) -> None:
     ):
         writer = CodesWriter(Path(codes), Path(fine), table.rows)
         scanned = scan(table, names, stage.settings, stage.runtime, writer, stage.threads, bar.update)
-    scanned.write(Path(stage.paths.out_piece))
+    scanned.write(Path(stage.paths.out_piece), shard_key(stage, shard, shards))
     stage.log(f"shard {shard} of {shards}", f"{table.rows:,} rows x {len(names)} columns")
 
 

@@ -154,7 +154,7 @@ class Runtime(Settings):
     """How a run uses the machine; none of these changes a byte of the results."""
 
     batch_rows: int = Field(10_000, ge=1, description="rows read at once")
-    shards: int = Field(1, ge=1, description="resumable pieces that pass 1 is done in")
+    shards: int = Field(1, ge=1, description="jobs that passes 1, 2 and 4 are cut into each; results are the same")
     max_host_memory_gb: float = Field(4.0, ge=0.4, description="host memory that one pass may plan with")
     max_gpu_memory_gb: float = Field(40.0, gt=0, description="device memory that one pass may plan with (= mem_gb)")
 

@@ -18,6 +18,7 @@ HASH_SHIFT, HASH_MASK = np.uint64(64 - HASH_BITS), np.uint64((1 << HASH_BITS) - 
 WIDE = 1021  # largest values near 2^1021: differences do not overflow, small values hardly ever underflow
 DOWN = 2.0**-WIDE
 BLOCK = 4096  # values added up before they join the sum of all
+EXACT_CUBES = 1 << 20  # whose cube fits an int64
 LONG_RUN = 64  # values alike to the last kept bit that are still sorted one by one
 
 
@@ -253,22 +254,16 @@ def score(own, n, shift, table):
     their squares over the rows; with all ranks told apart they are 0 and (n^3 - sum t^3) / 3, t the sizes of the ties.
     """
     half = np.int64((1 << shift) >> 1)
-    below, cubes = -n, 0.0  # twice those below, less n
-    total, squares = np.int64(0), np.int64(0)
-    if shift == 0 and n < 1 << 20:
-        whole = np.int64(0)
+    below = -n  # twice those below, less n
+    total, whole, high, low = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
+    cubic = shift == 0 and n <= EXACT_CUBES
+    if cubic:
         for k in range(1, len(own)):
             count = np.int64(own[k]) + table[k]
             table[k] = below + count
             below += 2 * count
             whole += count * count * count
-        cubes = np.float64(whole)
-    elif shift == 0:
-        for k in range(1, len(own)):
-            count = np.int64(own[k]) + table[k]
-            table[k] = below + count
-            below += 2 * count
-            cubes += np.float64(count) * count * count
+        whole = (n * n * n - whole) // 3
     else:
         for k in range(1, len(own)):
             count = np.int64(own[k]) + table[k]
@@ -276,9 +271,14 @@ def score(own, n, shift, table):
             table[k] = each
             below += 2 * count
             total += count * each
-            squares += count * each * each
+            square = each * each
+            high += count * (square >> 32)
+            low += count * (square & 0xFFFFFFFF)
     table[0] = 0
-    return np.float64(total), np.float64(squares) if shift else (np.float64(n) * n * n - cubes) / 3.0
+    squares = (
+        np.float64(whole) if cubic else np.float64(high + (low >> 32)) * 4294967296.0 + np.float64(low & 0xFFFFFFFF)
+    )
+    return np.float64(total), squares
 
 
 @njit(nogil=True, cache=True)

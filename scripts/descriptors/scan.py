@@ -57,19 +57,24 @@ class Scanned:
         first = [reasons[0].split(" ")[0] for reasons in self.reasons]
         return f"most often like this: {self.reasons[first.index(max(first, key=first.count))][0]}"
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, key: str) -> None:
+        """``key`` is what it was made from."""
         told = json.dumps([[dataclasses.asdict(column) for column in self.columns], self.reasons, self.patterns])
-        files.write_npz(path, told=np.array(told), levels=self.levels, ecdf=self.ecdf, content=self.content)
+        arrays = {"levels": self.levels, "ecdf": self.ecdf, "content": self.content}
+        files.write_npz(path, key=np.array(key), told=np.array(told), **arrays)
 
     @classmethod
-    def read(cls, path: Path) -> Scanned:
+    def read(cls, path: Path, key: str) -> Scanned:
+        """UserError for what is no such file, or was made from something else."""
         saved = files.read_npz(path)
         try:
+            if str(saved["key"]) != key:
+                raise ValueError
             columns, reasons, patterns = json.loads(str(saved["told"]))
             found = [Column(**column) for column in columns]
             return cls(found, reasons, patterns, saved["levels"], saved["ecdf"], saved["content"])
         except (KeyError, ValueError, TypeError):
-            raise UserError(f"{path}: is no piece of pass1; delete it and run the same command again") from None
+            raise UserError(f"{path}: is not this piece of pass1; delete it and run the same command again") from None
 
     @classmethod
     def together(cls, pieces: Sequence[Scanned]) -> Scanned:
@@ -177,7 +182,7 @@ def read_groups(
 ) -> Iterator[tuple[Sequence[str], np.ndarray]]:
     """Groups of columns with their values, (p, N) float64."""
     groups = [names[start : start + width] for start in range(0, len(names), width)]
-    if not ahead:
+    if not ahead or not groups:
         for group in groups:
             yield group, table.columns(list(group), batch_rows)
         return

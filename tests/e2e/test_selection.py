@@ -287,7 +287,7 @@ def test_what_the_user_can_mend_is_one_line(files, select, capsys, settings, mes
 
 
 def test_too_little_memory_for_one_column_says_how_much_is_needed(tmp_path, select, capsys):
-    path = write_table(tmp_path / "t.parquet", {"x": np.arange(600_000.0), "y": np.arange(600_000.0) % 7})
+    path = write_table(tmp_path / "t.parquet", {"x": np.arange(2_000_000.0), "y": np.arange(2_000_000.0) % 7})
     with pytest.raises(SystemExit):
         select(path, max_host_memory_gb=0.4, last="pass1")
-    assert "600,000 rows need descriptors.max_host_memory_gb >= 0." in capsys.readouterr().err
+    assert "2,000,000 rows need descriptors.max_host_memory_gb >= 0." in capsys.readouterr().err

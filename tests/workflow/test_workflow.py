@@ -125,7 +125,7 @@ def test_a_changed_setting_reruns_exactly_its_pass_and_later_ones(copied, settin
 
 
 def test_settings_of_the_machine_rerun_nothing(copied):
-    copied.configure(batch_rows=17, shards=3, max_host_memory_gb=2.0, max_gpu_memory_gb=20.0)
+    copied.configure(batch_rows=17, max_host_memory_gb=2.0, max_gpu_memory_gb=20.0)
     assert copied.planned() == set()
 
 
@@ -251,7 +251,7 @@ def test_products_of_different_runs_are_not_mixed(copied, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps(other | {"edges": other["edges"] + 1}))
     inputs = {
         "columns": "pass3_columns.txt", "entered": "pass1_columns.txt", "stats": "pass1_stats.npz",
-        "codes": "pass1_codes.npy", "rows": "pass1_rows.npy", "pass1": "pass1_variance_filtering.json",
+        "codes": "pass1_codes.npy", "fine": "pass1_codes_fine.npy", "ecdf": "pass1_ecdf.npy", "rows": "pass1_rows.npy", "pass1": "pass1_variance_filtering.json",
         "pass3": "pass3_vif.json",
     }  # fmt: skip
     command = [sys.executable, copied.folder / "scripts" / "pass4.py", "--pass2", tmp_path / "other.json"]
@@ -334,7 +334,8 @@ def test_gpu_rules_declare_their_three_resources_and_no_rule_computes():
         for part in ("log:", "benchmark:", "conda:", "runtime="):
             assert part in body, (name, part)
     declared = {name for name, body in found.items() if "gpu=1," in body}
-    assert declared == {"pass1", "pass2", "pass4", "similarity", "train_classifier", "self_train", "predict"}
+    gpu_passes = {f"pass{number}{part}" for number in (1, 2, 4) for part in ("", "_shard")}
+    assert declared == gpu_passes | {"similarity", "train_classifier", "self_train", "predict"}
     for name in declared:
         mem_gb = int(re.search(r"mem_gb=(\d+),", found[name])[1])
         mem_mb = int(re.search(r"mem_mb=([\d_]+),", found[name])[1])
@@ -358,3 +359,23 @@ def test_each_script_runs_by_hand_with_flags_named_as_the_keys(name):
     from common.config import STAGES
 
     assert all(f"--{key} " in done.stdout for key in STAGES[name][1].model_fields)
+
+
+def test_shards_are_jobs_of_their_own_and_the_bytes_are_the_same(finished, tmp_path):
+    project = Project.create(tmp_path)
+    project.configure(shards=3)
+    made = project.run()
+    assert {"pass1_shard", "pass2_shard", "pass4_shard"} <= set(made)
+    assert project.bytes() == finished.bytes()
+    assert not (project.results / "shards").exists() or not any((project.results / "shards").iterdir())
+    assert project.planned() == set()
+
+
+def test_the_cost_is_told_before_anything_runs_and_what_it_was_afterwards(finished, tmp_path):
+    project = Project.create(tmp_path)
+    before = project.snakemake("cost")
+    assert before.returncode == 0 and re.search(r"pass4 +~\d+", before.stdout + before.stderr)
+    assert not project.results.exists()
+    after = finished.snakemake("cost")
+    lines = [line.split() for line in (after.stdout + after.stderr).splitlines() if re.match(r" *pass[1-4] ", line)]
+    assert [len(line) for line in lines] == [9] * 4 and "~" not in str(lines)

@@ -66,6 +66,19 @@ def before(name):
     return lambda wildcards: model_of(int(wildcards.iteration) - 1, name)
 
 
+def pieces(shards, rule, name):
+    """The files of all shards, in order; none where the pass is not cut up."""
+    files = getattr(getattr(rules, rule).output, name)
+    return [files.replace("{shard}", str(shard)) for shard in range(1, shards + 1)] if shards > 1 else []
+
+
+def flags(**names):
+    """Command line flags with the files of an input each; none for an input without files."""
+    return lambda wildcards, input: " ".join(
+        f"--{flag} {' '.join(map(shlex.quote, input[name]))}" for flag, name in names.items() if input[name]
+    )
+
+
 def check_paths(paths):
     """Refuse what Snakemake would take for wildcards, and a results folder that cannot be written."""
     for path in paths:

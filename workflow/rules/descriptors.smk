@@ -9,20 +9,6 @@ PIECES = f"{DESCRIPTORS}/shards"
 COLUMN_KEYS = ("n_metadata", "metadata_columns", "exclude_columns")
 FILES = checked(find_files, config["descriptors"]["parquet_glob"])
 
-
-def pieces(rule, name):
-    """The files of all shards, in order; none where the pass is not cut up."""
-    files = getattr(getattr(rules, rule).output, name)
-    return [files.replace("{shard}", str(shard)) for shard in range(1, SHARDS + 1)] if SHARDS > 1 else []
-
-
-def flags(**names):
-    """Command line flags with the files of an input each; none for an input without files."""
-    return lambda wildcards, input: " ".join(
-        f"--{flag} {' '.join(map(shlex.quote, input[name]))}" for flag, name in names.items() if input[name]
-    )
-
-
 if workflow.is_main_process:
     # here and not in a job, because a job that fails loses its earlier outputs
     checked(check_paths, [RESULTS, *FILES])
@@ -99,9 +85,9 @@ rule pass1:
     input:
         SAMPLE,
         manifest=rules.pass0.output.manifest,
-        pieces=pieces("pass1_shard", "piece"),
-        codes=pieces("pass1_shard", "codes"),
-        fine=pieces("pass1_shard", "fine"),
+        pieces=pieces(SHARDS, "pass1_shard", "piece"),
+        codes=pieces(SHARDS, "pass1_shard", "codes"),
+        fine=pieces(SHARDS, "pass1_shard", "fine"),
     output:
         details=f"{DESCRIPTORS}/pass1_variance_filtering.json",
         columns=f"{DESCRIPTORS}/pass1_columns.txt",
@@ -186,7 +172,7 @@ rule pass2:
         codes=ancient(rules.pass1.output.codes),
         fine=ancient(rules.pass1.output.fine),
         ecdf=ancient(rules.pass1.output.ecdf),
-        pieces=pieces("pass2_shard", "piece") if config["descriptors"]["prescreen"] == "none" else [],
+        pieces=pieces(SHARDS, "pass2_shard", "piece") if config["descriptors"]["prescreen"] == "none" else [],
     output:
         details=f"{DESCRIPTORS}/pass2_spearman.json",
         columns=f"{DESCRIPTORS}/pass2_columns.txt",
@@ -313,7 +299,7 @@ rule pass4:
         pass1=rules.pass1.output.details,
         pass2=rules.pass2.output.details,
         pass3=rules.pass3.output.details,
-        pieces=pieces("pass4_shard", "piece"),
+        pieces=pieces(SHARDS, "pass4_shard", "piece"),
     output:
         details=f"{DESCRIPTORS}/pass4_nonlinear.json",
         columns=f"{DESCRIPTORS}/final_descriptors.txt",
@@ -387,6 +373,12 @@ rule cost:
     """What the passes will cost on this table and machine, before they run; beside it what finished ones did cost."""
     input:
         ancient(FILES),
+    log:
+        "logs/cost.log",
+    benchmark:
+        "benchmarks/cost.tsv"
+    conda:
+        "../../envs/cpu.yaml"
     threads: 8
     resources:
         mem_mb=4_000,
@@ -399,7 +391,7 @@ rule cost:
         records=[f"{DESCRIPTORS}/provenance/pass{number}.json" for number in (1, 2, 3, 4)],
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --threads {threads}"
-        " --columns {params.columns:q} --provenance-of {params.records:q}"
+        " --columns {params.columns:q} --provenance-of {params.records:q} 2>&1 | tee {log:q}"
 
 
 rule descriptors:
