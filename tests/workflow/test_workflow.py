@@ -251,7 +251,8 @@ def test_products_of_different_runs_are_not_mixed(copied, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps(other | {"edges": other["edges"] + 1}))
     inputs = {
         "columns": "pass3_columns.txt", "entered": "pass1_columns.txt", "stats": "pass1_stats.npz",
-        "codes": "pass1_codes.npy", "fine": "pass1_codes_fine.npy", "ecdf": "pass1_ecdf.npy", "rows": "pass1_rows.npy", "pass1": "pass1_variance_filtering.json",
+        "codes": "pass1_codes.npy", "fine": "pass1_codes_fine.npy", "ecdf": "pass1_ecdf.npy",
+        "rows": "pass1_rows.npy", "pass1": "pass1_variance_filtering.json",
         "pass3": "pass3_vif.json",
     }  # fmt: skip
     command = [sys.executable, copied.folder / "scripts" / "pass4.py", "--pass2", tmp_path / "other.json"]
