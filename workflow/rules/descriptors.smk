@@ -6,6 +6,8 @@ SAMPLED = is_sampled(config["descriptors"])
 SAMPLE = ancient([f"{DESCRIPTORS}/sampled_data.parquet"] if SAMPLED else [])
 SHARDS = config["descriptors"]["shards"]
 PIECES = f"{DESCRIPTORS}/shards"
+# otherwise pass 2 is one matrix product of all columns, or looks at all of them first
+PAIRS_APART = config["descriptors"]["missing"] == "pairwise" and config["descriptors"]["prescreen"] == "none"
 COLUMN_KEYS = ("n_metadata", "metadata_columns", "exclude_columns")
 FILES = checked(find_files, config["descriptors"]["parquet_glob"])
 
@@ -172,7 +174,7 @@ rule pass2:
         codes=ancient(rules.pass1.output.codes),
         fine=ancient(rules.pass1.output.fine),
         ecdf=ancient(rules.pass1.output.ecdf),
-        pieces=pieces(SHARDS, "pass2_shard", "piece") if config["descriptors"]["prescreen"] == "none" else [],
+        pieces=pieces(SHARDS, "pass2_shard", "piece") if PAIRS_APART else [],
     output:
         details=f"{DESCRIPTORS}/pass2_spearman.json",
         columns=f"{DESCRIPTORS}/pass2_columns.txt",
