@@ -95,7 +95,7 @@ def products(
     lefts, rights = np.bincount(left.labels), np.bincount(right.labels)
     # spreading the ranks of p and q columns over the rows costs as much as about 3 (p + q) / 2 pairs one by one
     few = 2 * np.outer(lefts, rights) <= 3 * np.add.outer(lefts, rights)
-    if few.all() and step >= codes.shape[1]:
+    if few.all() and 4 * codes.shape[1] * sum(len(tile.columns) for tile in tiles) <= budget:
         return _pair_by_pair(codes, tiles, min_common, pool)
     sides = _rank(codes, tiles, step, pool)
     one, other = sides[0], sides[-1]
