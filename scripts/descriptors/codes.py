@@ -63,6 +63,7 @@ class RankCodes:
     ecdf : (L,) uint32, of all columns with levels one after another, 0 and the doubled mid-rank of each.
     whole : whether all ranks are told apart.
     columns : (Q,) positions in the files, all by default.
+    n_valid : (P,) values of each column, none of whose codes is then above twice that.
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class RankCodes:
         ecdf: np.ndarray,
         whole: bool | None = None,
         columns: np.ndarray | None = None,
+        n_valid: np.ndarray | None = None,
     ) -> None:
         self._cells, self._fine, self._levels, self._ecdf = cells, fine, levels, ecdf
+        self._n_valid = n_valid
         self._columns = np.arange(len(levels)) if columns is None else columns
         n_rows = cells.shape[1]
         self._fine_bits = fine_bits(max(n_rows, 1))
@@ -96,7 +99,7 @@ class RankCodes:
         return self._with(True, self._columns)
 
     def _with(self, whole: bool, columns: np.ndarray) -> RankCodes:
-        return RankCodes(self._cells, self._fine, self._levels, self._ecdf, whole, columns)
+        return RankCodes(self._cells, self._fine, self._levels, self._ecdf, whole, columns, self._n_valid)
 
     def read(self, columns: np.ndarray, start: int, stop: int) -> np.ndarray:
         """(len(columns), stop - start) uint32: doubled mid-ranks or, with a shift, the middle of their cell."""
@@ -115,6 +118,8 @@ class RankCodes:
             kernels.join_planes(cells, self._fine.row(int(self._places[place]), start, stop), self._fine_bits, codes)
         else:
             kernels.middles(cells, self._fine_bits, codes)
+            if self._n_valid is not None:  # the middle of the last cell may lie above the last rank
+                np.minimum(codes, 2 * int(self._n_valid[place]), out=codes)
 
     def cells(self, column: int, start: int, stop: int) -> np.ndarray:
         """(stop - start,) uint16 or uint32: numbers that order the values, 0 = missing."""

@@ -37,7 +37,7 @@ def load(columns_path: str, stats_path: str, codes_path: str, fine_path: str, ec
     levels = stats["n_levels"]
     if fine.shape != (int((levels == 0).sum()), cells.shape[1]) or len(ecdf) != int((levels + (levels > 0)).sum()):
         raise UserError(f"{fine_path} and {ecdf_path} do not belong to {stats_path}; run pass1 again")
-    return Ranked(names, stats, RankCodes(cells, fine, levels, ecdf))
+    return Ranked(names, stats, RankCodes(cells, fine, levels, ecdf, n_valid=stats["n_valid"]))
 
 
 def positions(entered: Sequence[str], names: Sequence[str], path: str) -> np.ndarray:
