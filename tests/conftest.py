@@ -63,7 +63,7 @@ class Stored:
     patterns: np.ndarray
 
     def open(self) -> RankCodes:
-        return RankCodes(CodeFile(self.cells), CodeFile(self.fine), self.levels, self.ecdf)
+        return RankCodes(CodeFile(self.cells), CodeFile(self.fine), self.levels, self.ecdf, n_valid=self.n_valid)
 
 
 def store(folder: Path, table: np.ndarray) -> Stored:

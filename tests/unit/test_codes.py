@@ -347,3 +347,15 @@ def test_quality_is_fewer_missing_then_more_variance_then_file_order():
 @given(st.lists(st.text("aAbB_ 10é", max_size=3), unique=True))
 def test_name_order_sorts_the_names(names):
     assert [names[place] for place in products.name_order(names)] == sorted(names)
+
+
+@pytest.mark.parametrize("n_rows", [300, 317, 400, 511])
+def test_no_code_in_the_middle_of_a_cell_is_above_twice_the_number_of_values(tmp_path, n_rows):
+    # pass 4 refused tables of 2 million rows: the middle of the last cell was above the last rank
+    table = np.random.default_rng(0).normal(size=(n_rows, 3))
+    table[: n_rows // 7, 1] = np.nan
+    with few_cells(16, 4):
+        stored = store(tmp_path, table)
+        codes = stored.open()
+        assert codes.shift > 0
+        assert (codes.read(np.arange(3), 0, n_rows).max(axis=1) <= 2 * stored.n_valid).all()
