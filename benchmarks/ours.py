@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from descriptors import clusters, nonlinear, spearman, vif
 from descriptors.codes import RankCodes
-from descriptors.ranks import Coded, code_type, doubled_midranks, sort
+from descriptors.ranks import Coded, sort
 from descriptors.table import open_table
 from measure import POOLS, Run, run
 
@@ -80,13 +80,12 @@ def correlation(values: np.ndarray, threads: int, min_common: int = MIN_COMMON) 
 def gram(ranked: Ranked, threads: int) -> np.ndarray:
     """(P, P) Spearman of complete columns that are ranked already: pass 2's exact matrix product."""
     everything = np.arange(ranked.codes.shape[0])
-    with ThreadPoolExecutor(threads) as pool:
-        return spearman.same_rows(ranked.codes, everything, everything, ranked.codes.shape[1], BUDGET, pool).rho
+    return spearman.same_rows(ranked.codes, everything, everything, ranked.codes.shape[1], BUDGET, threads).rho
 
 
-def midranks(values: np.ndarray) -> np.ndarray:
-    """(N,) codes of one column."""
-    return doubled_midranks(values, code_type(len(values)))[0]
+def midranks(values: np.ndarray) -> Coded:
+    """One column's codes."""
+    return sort(values).encode()
 
 
 def eliminate(matrix: np.ndarray, threshold: float) -> list[int]:

@@ -166,7 +166,10 @@ def write(
     if not consistent:
         with stage.blas():
             usable = spearman.mean_ranks(
-                ranked.codes.told_apart().subset(stay), ranked.stats["n_valid"][stay], stage.runtime.budget
+                ranked.codes.told_apart().subset(stay),
+                ranked.stats["n_valid"][stay],
+                stage.runtime.budget,
+                stage.threads,
             )
     repaired, shrinkage = vif.repair(usable)
     removed = clusters.removals(kept, matrix, ranked.names, "Spearman")
@@ -194,9 +197,10 @@ def write(
             "removed_details": removed,
         },
     )
+    exactness = f"exact near the threshold, elsewhere to an angle of {angle:.0e}" if angle else "exact"
     stage.log(
         f"{ranked.n_rows:,} rows x {len(ranked.names)} columns",
-        f"{'exact' if settings.prescreen == 'none' else 'sketch, then exact'}, {settings.missing}",
+        f"{'sketch, then ' if settings.prescreen != 'none' else ''}{exactness}, {settings.missing}",
         f"{len(removed)} joined {sum(1 for cluster in kept if cluster.members)} clusters, {len(kept)} stay",
     )
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import rankdata
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -32,6 +33,14 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the large real data are not beside this checkout")
     return SHARED
+
+
+def doubled_midranks(column: np.ndarray) -> np.ndarray:
+    """(N,) uint32: twice SciPy's mid-ranks of the finite values, 0 = missing."""
+    valid = np.isfinite(column)
+    codes = np.zeros(len(column), np.uint32)
+    codes[valid] = 2 * rankdata(column[valid])
+    return codes
 
 
 class ArrayCodes:

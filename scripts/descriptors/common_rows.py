@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from descriptors import kernels
+from descriptors import kernels, pair_kernels
 from descriptors.codes import Codes
-from descriptors.gram import HALF, ExactGram
+from descriptors.gram import ExactGram, join
+from descriptors.ranks import doubled_midranks
 
 PART = 64  # columns of either side that are multiplied by one thread
 PAIRS = 16  # pairs that one thread takes at a time
@@ -95,7 +96,7 @@ def products(
     lefts, rights = np.bincount(left.labels), np.bincount(right.labels)
     # spreading the ranks of p and q columns over the rows costs as much as about 3 (p + q) / 2 pairs one by one
     few = 2 * np.outer(lefts, rights) <= 3 * np.add.outer(lefts, rights)
-    if few.all() and 4 * codes.shape[1] * sum(len(tile.columns) for tile in tiles) <= budget:
+    if few.all() and 8 * codes.shape[1] * sum(len(tile.columns) for tile in tiles) <= budget:
         return _pair_by_pair(codes, tiles, min_common, pool)
     sides = _rank(codes, tiles, step, pool)
     one, other = sides[0], sides[-1]
@@ -114,7 +115,7 @@ def products(
         # each part in one thread: many small products side by side, not many threads on a small one
         with threadpool_limits(1, user_api="blas"):
             list(pool.map(partial(_multiply_part, cells, one, other), parts))
-    sums = np.ldexp((high + (low >> HALF)).astype(np.float64), HALF) + (low & ((1 << HALF) - 1))
+    sums = join(high, low)
     for part in parts:
         sums[np.ix_(part.i, part.j)] = part.gram.result()
     if right is left:
@@ -132,22 +133,15 @@ def products(
 def _pair_by_pair(codes: Codes, tiles: list[Tile], min_common: int, pool: ThreadPoolExecutor) -> Products:
     """All pairs one by one: for columns that each have a pattern of their own."""
     cells = next(_row_blocks(codes, tiles, codes.shape[1], pool))
-    own, gone = [], []
-    for tile, block in zip(tiles, cells, strict=True):
-        counts = np.zeros((len(block), codes.sizes[tile.columns].max()), np.int32)
-        list(pool.map(kernels.count_cells, block, counts))
-        missing = [np.flatnonzero(column == 0) for column in block]
-        own.append(counts)
-        gone.append((np.concatenate(missing), np.concatenate(([0], np.cumsum([len(rows) for rows in missing])))))
+    sides = [_side(block, codes.sizes[tile.columns], pool) for tile, block in zip(tiles, cells, strict=True)]
+    size = max(int(np.diff(side.at)[~side.wide].max(initial=1)) for side in sides)
     left, right = tiles[0], tiles[-1]
     differ = left.patterns[left.labels][:, None] != right.patterns[right.labels]
     pairs = np.argwhere(np.triu(differ, 1) if len(tiles) == 1 else differ)
     out = np.zeros((6, *differ.shape))
 
     def rank(chosen: np.ndarray) -> None:
-        kernels.rank_pairs(
-            cells[0], own[0], gone[0], cells[-1], own[-1], gone[-1], codes.shift, min_common, chosen, out
-        )
+        pair_kernels.rank_pairs(sides[0], sides[-1], codes.shift, min_common, chosen, size, out)
 
     list(pool.map(rank, np.array_split(pairs, max(len(pairs) // PAIRS, 1))))
     if len(tiles) == 1:
@@ -155,6 +149,33 @@ def _pair_by_pair(codes: Codes, tiles: list[Tile], min_common: int, pool: Thread
         for here, there in ((0, 0), (1, 1), (2, 4), (3, 5), (4, 2), (5, 3)):
             out[here][lower] = out[there].T[lower]
     return Products(*out)
+
+
+def _side(cells: np.ndarray, sizes: np.ndarray, pool: ThreadPoolExecutor) -> pair_kernels.Side:
+    """What :mod:`descriptors.pair_kernels` needs of some columns; their ``cells`` (p, N) are changed in place."""
+    n_rows = cells.shape[1]
+    wide = (sizes > pair_kernels.WIDE) & (n_rows <= kernels.EXACT_CUBES)
+    at = np.concatenate(([0], np.cumsum(np.where(wide, n_rows + 1, sizes))))
+    own, cubes = np.zeros(at[-1], np.int32), np.zeros(len(cells), np.int64)
+
+    def count(place: int) -> np.ndarray:
+        column, mine = cells[place], own[at[place] : at[place + 1]]
+        if wide[place]:
+            counts = np.zeros(sizes[place], np.int32)
+            kernels.count_cells(column, counts)
+            ties = counts[1:].astype(np.int64)
+            table = doubled_midranks(ties)
+            kernels.look_up(column, table, column)
+            found = ties > 0
+            mine[table[1:][found] >> 1] = ties[found]
+            cubes[place] = (ties**3).sum()
+        else:
+            kernels.count_cells(column, mine)
+        return np.flatnonzero(column == 0)
+
+    gone = list(pool.map(count, range(len(cells))))
+    bounds = np.concatenate(([0], np.cumsum([len(rows) for rows in gone])))
+    return pair_kernels.Side(cells, own, at, wide, cubes, np.concatenate(gone), bounds)
 
 
 def _plan(
@@ -251,9 +272,9 @@ def _multiply_part(cells: list[np.ndarray], left: Ranked, right: Ranked, part: P
     n_left = len(part.i)
     ranks = np.empty((n_left + len(part.j), cells[0].shape[1]))
     for x, out in zip(part.i, ranks[:n_left], strict=True):
-        kernels.spread(cells[0][x], left.table(x, part.b), out)
+        kernels.look_up(cells[0][x], left.table(x, part.b), out)
     for y, out in zip(part.j, ranks[n_left:], strict=True):
-        kernels.spread(cells[-1][y], right.table(y, part.a), out)
+        kernels.look_up(cells[-1][y], right.table(y, part.a), out)
     part.gram.add(ranks[:n_left].T, ranks[n_left:].T)
 
 

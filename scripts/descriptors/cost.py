@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from descriptors import kernels, ranks
+from descriptors import codes, kernels, ranks, scan
 from descriptors.table import Table
 from descriptors.variance import describe
 
@@ -58,9 +58,8 @@ def measure(table: Table, batch_rows: int, threads: int) -> Rates:
     names = list(table.descriptors[: 4 * threads])
     part = Table(table.parts[:1], (), (), tuple(names))
     values = rng.standard_normal((threads, SAMPLE))
-    columns = [ranks.sort(column) for column in values]
-    codes = np.stack([column.codes(np.dtype(np.uint32)) for column in columns])
-    cells, counts = codes >> 1, np.ones(SAMPLE + 1, np.int32)
+    cells = np.stack([rng.permutation(SAMPLE).astype(np.uint32) + 1 for _ in range(threads)])
+    counts = np.ones(SAMPLE + 1, np.int32)
     tables, out = np.empty((threads, SAMPLE + 1), np.int32), np.empty((threads, SAMPLE))
 
     def rank(k: int) -> None:
@@ -71,7 +70,7 @@ def measure(table: Table, batch_rows: int, threads: int) -> Rates:
     def rerank(k: int) -> None:
         tables[k] = 0
         kernels.score(counts, SAMPLE, 0, tables[k])
-        kernels.spread(cells[k], tables[k], out[k])
+        kernels.look_up(cells[k], tables[k], out[k])
 
     block = rng.integers(-1000, 1000, (400, 8192)).astype(np.float64)
     with ThreadPoolExecutor(threads) as pool:
@@ -83,7 +82,7 @@ def measure(table: Table, batch_rows: int, threads: int) -> Rates:
             decode=_seconds(lambda: part.columns(names, batch_rows)) / max(part.rows * len(names), 1),
             rank=_seconds(together(rank)) / values.size,
             rerank=_seconds(together(rerank)) / values.size,
-            look_up=_seconds(together(lambda k: kernels.spread(cells[k], tables[k], out[k]))) / values.size,
+            look_up=_seconds(together(lambda k: kernels.look_up(cells[k], tables[k], out[k]))) / values.size,
             flops=block.shape[0] ** 2 * block.shape[1] / _seconds(lambda: block @ block.T),
         )
 
@@ -165,7 +164,7 @@ def estimate(
     rerankings = two * (patterns - 1) * n_rows
     product2, product4 = n_rows * two**2, sample * four**2 * (hsic_features**2 + rdc_features**2)
     features = sample * four * (hsic_features + rdc_features)
-    shortened = 2 if n_rows > 200_000 else code
+    shortened = 2 if n_rows > codes.EXACT_ROWS else code
 
     def held(wanted: float) -> float:
         return INTERPRETER + min(wanted, budget)
@@ -176,7 +175,7 @@ def estimate(
             bytes_in_files,
             code * n_rows * two,
             0,
-            held(n_rows * (8 + threads * (22 + 24 * 8))),
+            held(scan.needed(n_rows, threads, scan.GROUP * threads, True)),
             START + max(values * rates.decode, values * rates.rank),
         ),
         "pass2": Cost(

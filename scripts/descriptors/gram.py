@@ -49,13 +49,13 @@ class ExactGram:
                 for j, other in enumerate(right_limbs):
                     self._accumulate((i + j) * self._width, one.T @ other)
 
-    def add_words(self, place: tuple[int, int], high: int, low: int) -> None:
-        """Add high 2^32 + low to one entry."""
-        if self._float is not None:
-            self._float[place] += high * 2.0**HALF + low
-            return
-        for words, word in zip(self._pair(0), (high, low), strict=True):
-            words[place] += word
+    def merge(self, other: ExactGram) -> None:
+        """Add another one's sums, of other rows of the same columns."""
+        if self._float is not None and other._float is not None:
+            self._float += other._float
+        for shift, words in other._words.items():
+            for mine, more in zip(self._pair(shift), words, strict=True):
+                mine += more
 
     def _pair(self, shift: int) -> tuple[np.ndarray, np.ndarray]:
         if shift not in self._words:
@@ -75,11 +75,14 @@ class ExactGram:
             return self._float
         total = np.zeros(self.shape)
         for shift in sorted(self._words):
-            high, low = self._words[shift]
-            carried = high + (low >> HALF)
-            rest = low & ((1 << HALF) - 1)
-            total += np.ldexp(np.ldexp(carried.astype(np.float64), HALF) + rest, shift)
+            total += np.ldexp(join(*self._words[shift]), shift)
         return total
+
+
+def join(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """high 2^32 + low as float64, rounded once; of int64, ``low`` not negative."""
+    carried, rest = high + (low >> HALF), low & ((1 << HALF) - 1)
+    return np.ldexp(carried.astype(np.float64), HALF) + rest
 
 
 def _split(block: np.ndarray, limbs: int, width: int) -> list[np.ndarray]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from descriptors import sampling
+
 EXPONENT = np.uint64(0x7FF0000000000000)
 SIGN = np.uint64(1 << 63)
 ONE = np.uint64(1)
@@ -75,8 +77,6 @@ def unpack(packed, values, index_bits, ordered):
     for at in range(len(packed)):
         ordered[at] = values[packed[at] & mask] + 0.0
         if at and ordered[at] < ordered[at - 1]:
-            while packed[start] >> index_bits != packed[at] >> index_bits:
-                start += 1
             if at - start > LONG_RUN:
                 return -1
             value, row, place = ordered[at], packed[at], at
@@ -121,20 +121,11 @@ def number_values(bits, values, places, found, numbers):
 
 
 @njit(nogil=True, cache=True)
-def assign_codes(packed, ordered, index_bits, codes):
-    """Doubled mid-ranks: ranks start + 1 .. end average to (start + end + 1) / 2."""
-    mask = (ONE << index_bits) - ONE
-    start = 0
-    for at in range(1, len(ordered) + 1):
-        if at == len(ordered) or ordered[at] != ordered[start]:
-            for k in range(start, at):
-                codes[packed[k] & mask] = start + at + 1
-            start = at
-
-
-@njit(nogil=True, cache=True)
 def assign_levels(packed, ordered, index_bits, cells, table):
-    """Number of the distinct value, from 1, and its doubled mid-rank in ``table``."""
+    """Number of the distinct value, from 1, and its doubled mid-rank in ``table``.
+
+    Ranks start + 1 .. at average to (start + at + 1) / 2.
+    """
     mask = (ONE << index_bits) - ONE
     start, level = 0, 0
     for at in range(1, len(ordered) + 1):
@@ -159,12 +150,7 @@ def assign_cells(packed, ordered, index_bits, shift, cells, fine):
             start = at
 
 
-@njit(nogil=True, cache=True)
-def mix(state):
-    """splitmix64 finaliser, as :func:`descriptors.sampling.mix`."""
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
+mix = njit(nogil=True, cache=True)(sampling.mix)
 
 
 @njit(nogil=True, cache=True)
@@ -181,7 +167,7 @@ def add_content(bits, key, nan_bits, total):
 
 @njit(nogil=True, cache=True)
 def look_up(cells, table, codes):
-    """codes[n] = table[cells[n]]."""
+    """codes[n] = table[cells[n]]; of any types."""
     for n in range(len(cells)):
         codes[n] = table[cells[n]]
 
@@ -200,6 +186,12 @@ def middles(cells, shift, codes):
     for n in range(len(cells)):
         cell = np.int64(cells[n])
         codes[n] = ((2 * cell - 1) << (shift - 1)) + 1 if cell else 0
+
+
+@njit(nogil=True, cache=True)
+def from_words(high, low):
+    """high 2^32 + low as float64; both int64, ``low`` not negative."""
+    return np.float64(high + (low >> 32)) * 4294967296.0 + np.float64(low & 0xFFFFFFFF)
 
 
 @njit(nogil=True, cache=True)
@@ -275,10 +267,7 @@ def score(own, n, shift, table):
             high += count * (square >> 32)
             low += count * (square & 0xFFFFFFFF)
     table[0] = 0
-    squares = (
-        np.float64(whole) if cubic else np.float64(high + (low >> 32)) * 4294967296.0 + np.float64(low & 0xFFFFFFFF)
-    )
-    return np.float64(total), squares
+    return np.float64(total), np.float64(whole) if cubic else from_words(high, low)
 
 
 @njit(nogil=True, cache=True)
@@ -292,45 +281,6 @@ def rank_column(own, shift, tables, at, removed, rows, total, squares):
         rows[pattern] = n
         table = tables[at[pattern] : at[pattern] + len(own)]
         total[pattern], squares[pattern] = score(own, n, shift, table)
-
-
-@njit(nogil=True, cache=True)
-def rank_pairs(left, left_own, left_gone, right, right_own, right_gone, shift, min_common, pairs, out):
-    """Both columns of each pair ranked on their common rows and multiplied, all at once: nothing leaves the cache.
-
-    ``left`` and ``right`` (p, N) cells, ``own`` (p, cells) how often each occurs, ``gone`` (row numbers, bounds by
-    column) the rows without a value. ``out`` (6, p, q): sum of products, rows, and of either column the sums of the
-    scores and of their squares.
-    """
-    one, other = np.empty(left_own.shape[1], np.int32), np.empty(right_own.shape[1], np.int32)
-    for pair in range(len(pairs)):
-        x, y = pairs[pair]
-        n = np.int64(left.shape[1]) - (left_gone[1][x + 1] - left_gone[1][x])
-        one[:], other[:] = 0, 0
-        for place in range(right_gone[1][y], right_gone[1][y + 1]):
-            cell = left[x, right_gone[0][place]]
-            one[cell] -= 1
-            n -= cell != 0
-        out[1, x, y] = n
-        if n < min_common:
-            continue
-        for place in range(left_gone[1][x], left_gone[1][x + 1]):
-            other[right[y, left_gone[0][place]]] -= 1
-        out[2, x, y], out[3, x, y] = score(left_own[x], n, shift, one)
-        out[4, x, y], out[5, x, y] = score(right_own[y], n, shift, other)
-        high, low = np.int64(0), np.int64(0)
-        for row in range(left.shape[1]):
-            product = np.int64(one[left[x, row]]) * np.int64(other[right[y, row]])
-            high += product >> 32
-            low += product & 0xFFFFFFFF
-        out[0, x, y] = np.float64(high + (low >> 32)) * 4294967296.0 + np.float64(low & 0xFFFFFFFF)
-
-
-@njit(nogil=True, cache=True)
-def spread(cells, table, out):
-    """out[n] = table[cells[n]] as float64."""
-    for n in range(len(cells)):
-        out[n] = table[cells[n]]
 
 
 @njit(nogil=True, cache=True)

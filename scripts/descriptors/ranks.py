@@ -13,9 +13,12 @@ CELLS = 1 << 16  # that a 16-bit code can number, 0 = missing among them
 FEW = 4096  # distinct values that are found by hashing
 
 
-def code_type(n_rows: int) -> np.dtype:
-    """Smallest unsigned type that holds every code of a table with ``n_rows`` rows (codes go up to 2 n_rows)."""
-    return np.min_scalar_type(2 * n_rows)
+def doubled_midranks(counts: np.ndarray) -> np.ndarray:
+    """(K + 1,) uint32: 0, and the doubled mid-ranks of K ascending values that occur ``counts`` times.
+
+    Ranks start + 1 .. end average to (start + end + 1) / 2.
+    """
+    return np.concatenate(([0], 2 * np.cumsum(counts) - counts + 1)).astype(np.uint32)
 
 
 class Coded(NamedTuple):
@@ -47,18 +50,8 @@ class Few:
     def ordered(self) -> np.ndarray:
         return np.repeat(self.levels, self.counts)
 
-    def table(self) -> np.ndarray:
-        """(K + 1,) uint32: doubled mid-ranks; ranks start + 1 .. end average to (start + end + 1) / 2."""
-        ends = np.cumsum(self.counts)
-        return np.concatenate(([0], 2 * ends - self.counts + 1)).astype(np.uint32)
-
-    def codes(self, dtype: np.dtype) -> np.ndarray:
-        codes = np.empty(len(self.numbers), dtype)
-        kernels.look_up(self.numbers, self.table(), codes)
-        return codes
-
     def encode(self) -> Coded:
-        return Coded(self.numbers, None, self.table())
+        return Coded(self.numbers, None, doubled_midranks(self.counts))
 
 
 @dataclass(frozen=True)
@@ -75,11 +68,6 @@ class Many:
     packed: np.ndarray
     index_bits: np.uint64
     n_rows: int
-
-    def codes(self, dtype: np.dtype) -> np.ndarray:
-        codes = np.zeros(self.n_rows, dtype)
-        kernels.assign_codes(self.packed, self.ordered, self.index_bits, codes)
-        return codes
 
     def encode(self) -> Coded:
         cells = np.zeros(self.n_rows, np.uint16)
@@ -140,23 +128,6 @@ def _number_few(bits: np.ndarray) -> Few | None:
     place[ascending + 1] = np.arange(1, distinct + 1)
     kernels.look_up(numbers, place, numbers)
     return Few(numbers, values[ascending], counts[1:][ascending])
-
-
-def doubled_midranks(values: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of one column, and its valid values in ascending order.
-
-    Parameters
-    ----------
-    values : (N,) float64, NaN = missing.
-    dtype : unsigned integer type that holds 2 N.
-
-    Returns
-    -------
-    codes : (N,) ``dtype``; 2 a with a the mid-rank among the valid values (ties averaged, first rank 1), 0 if missing.
-    ordered : (n,) float64, the valid values, ascending.
-    """
-    column = sort(np.ascontiguousarray(values))
-    return column.codes(dtype), column.ordered
 
 
 def fine_bits(n_rows: int) -> int:

@@ -41,19 +41,6 @@ def keep_smallest(hashes: np.ndarray, count: int) -> np.ndarray:
     return keep
 
 
-def content_keys(columns: np.ndarray, names: list[str]) -> np.ndarray:
-    """One summand of a row's content hash for each column: (N,) uint64 summed over ``columns`` (p, N) float64.
-
-    Sums of all columns' summands identify a row by its values alone, whatever file or position it comes from.
-    """
-    total = np.zeros(columns.shape[1], np.uint64)
-    for values, name in zip(columns, names, strict=True):
-        # one pattern for every NaN, one for both zeros
-        bits = np.where(np.isnan(values), np.float64(np.nan), values + 0.0).view(np.uint64)
-        total += mix(bits ^ key(name))
-    return total
-
-
 def content_sample(row_content: np.ndarray, seed: int, count: int) -> np.ndarray:
     """Indices (ascending) of ``count`` rows chosen by content: the same rows of a table in any order and any split.
 

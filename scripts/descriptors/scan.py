@@ -27,6 +27,8 @@ BYTES_A_VALUE = 8
 BYTES_A_VALUE_IN_WORK = 22  # of one column being sorted, described and coded
 BYTES_A_CODE = 4
 BYTES_A_ROW = 8  # of the rows' content hashes
+GROUP = 8  # columns of a group, a thread
+NAN = np.array(np.nan).view(np.uint64)[()]
 FLAGS = ("constant", "degenerate")  # told by the reasons
 STATISTICS = (*(each.name for each in dataclasses.fields(Column) if each.name not in FLAGS), "missing_ratio")
 
@@ -152,9 +154,6 @@ def scan(
     )
 
 
-NAN = np.array(np.nan).view(np.uint64)[()]
-
-
 def plan(rows: int, runtime: Runtime, threads: int) -> tuple[int, int, bool]:
     """Threads, columns of a group, and whether the next group is read meanwhile, that fit the memory budget."""
     spare = runtime.budget - rows * BYTES_A_ROW
@@ -174,7 +173,10 @@ def plan(rows: int, runtime: Runtime, threads: int) -> tuple[int, int, bool]:
     return int(threads), int(max(min(width, GROUP * threads), 1)), bool(ahead)
 
 
-GROUP = 8  # columns of a group, a thread
+def needed(rows: int, threads: int, width: int, ahead: bool) -> int:
+    """Bytes that a scan by this plan takes at most."""
+    held = width * ((2 if ahead else 1) * BYTES_A_VALUE + BYTES_A_CODE)
+    return rows * (BYTES_A_ROW + threads * BYTES_A_VALUE_IN_WORK + held)
 
 
 def read_groups(

@@ -7,7 +7,6 @@ columns linked by candidates are then correlated exactly, all others stay NaN = 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy.sparse import coo_array, csr_array
@@ -33,7 +32,7 @@ def prescreened(
     others: np.ndarray,
     n: int,
     budget: int,
-    pool: ThreadPoolExecutor,
+    threads: int,
     *,
     threshold: float,
     width: int,
@@ -51,7 +50,7 @@ def prescreened(
     rho = np.full((len(columns), len(columns)), np.nan)
     angle = np.zeros(rho.shape, np.float32) if codes.shift else None
     for group in groups:
-        found = same_rows(codes, columns[group], columns[group], n, budget, pool)
+        found = same_rows(codes, columns[group], columns[group], n, budget, threads)
         rho[np.ix_(group, group)] = found.rho
         if angle is not None:
             angle[np.ix_(group, group)] = found.angle

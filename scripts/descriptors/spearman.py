@@ -6,18 +6,23 @@ Rank correlation is the Pearson correlation of mid-ranks (Spearman 1904); with d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from descriptors import kernels
 from descriptors.codes import Codes
 from descriptors.common_rows import Tile, products
-from descriptors.gram import HALF, ExactGram
+from descriptors.gram import ExactGram, join
 from descriptors.ranks import centre, centre_filled
+
+ROUNDING = 1e-9  # of an angle in float64, near 0
+STRIP = 1 << 13  # rows of a block that is centred and multiplied while it is in the cache
+LONG = 1 << 20  # rows of one column that are read at once
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,11 @@ class Correlations:
 
     rho: np.ndarray
     angle: np.ndarray | None
+
+    def where(self, defined: np.ndarray) -> Correlations:
+        """The others are undefined, and certainly so."""
+        angle = None if self.angle is None else np.where(defined, self.angle, np.float32(0))
+        return Correlations(np.where(defined, self.rho, np.nan), angle)
 
     @property
     def largest_angle(self) -> float:
@@ -93,19 +103,19 @@ def pairwise(
     pairs = _tile_pairs(codes, patterns, left, right, symmetric, budget // 2)
     total, done = len(groups) + len(pairs), 0
 
-    def put(rows: np.ndarray, columns: np.ndarray, rho: np.ndarray, error: np.ndarray | float) -> None:
-        for matrix, block in ((found, rho), (angle, error)):
-            if matrix is not None:
-                matrix[np.ix_(rows, columns)] = block
+    def put(rows: np.ndarray, columns: np.ndarray, new: np.ndarray | bool, each: Correlations) -> None:
+        place = np.ix_(rows, columns)
+        for matrix, block in ((found, each.rho), (angle, each.angle)):
+            if matrix is not None and block is not None:
+                matrix[place] = np.where(new, block, matrix[place])
                 if symmetric:
-                    matrix[np.ix_(columns, rows)] = np.transpose(block)
+                    matrix[np.ix_(columns, rows)] = matrix[place].T
 
     with ThreadPoolExecutor(threads) as pool:
         for rows, columns in groups:
             n = int(n_valid[left[rows[0]]])
-            if n >= min_common:
-                each = (within or same_rows)(codes, left[rows], right[columns], n, budget, pool)
-                put(rows, columns, each.rho, 0.0 if each.angle is None else each.angle)
+            if n >= min_common and not (symmetric and len(rows) == 1):
+                put(rows, columns, True, (within or same_rows)(codes, left[rows], right[columns], n, budget, threads))
             done += 1
             if progress:
                 progress(done, total)
@@ -113,24 +123,15 @@ def pairwise(
             one = Tile.of(left[first], patterns)
             other = one if symmetric and first is second else Tile.of(right[second], patterns)
             sums = products(codes, one, other, min_common, budget // 8, pool, threads)
-            rho, error = _coefficients(
+            each = _coefficients(
                 sums.sums,
                 Sums(sums.left_total, sums.left_squares, codes.split[one.columns][:, None]),
                 Sums(sums.right_total, sums.right_squares, codes.split[other.columns]),
                 sums.rows,
                 codes.shift,
                 REGROUPED,
-            )
-            few = sums.rows < min_common
-            rho[few] = np.nan
-            error = np.where(few, 0.0, error)
-            new = patterns[one.columns][:, None] != patterns[other.columns]
-            for matrix, block in ((found, rho), (angle, error)):
-                if matrix is not None:
-                    place = np.ix_(first, second)
-                    matrix[place] = np.where(new, block, matrix[place])
-                    if symmetric:
-                        matrix[np.ix_(second, first)] = matrix[place].T
+            ).where(sums.rows >= min_common)
+            put(first, second, patterns[one.columns][:, None] != patterns[other.columns], each)
             done += 1
             if progress:
                 progress(done, total)
@@ -169,7 +170,6 @@ def _tile_pairs(
         pairs = [(one, other) for i, one in enumerate(lefts) for other in lefts[i:]]
     else:
         pairs = [(one, other) for one in lefts for other in rights]
-    # sorted by pattern: where the first of one and the last of the other are alike, all are
     return [
         (one, other)
         for one, other in pairs
@@ -195,14 +195,14 @@ REGROUPED = 1.0  # ... one, as the mid-rank of all rows in its cell
 
 def _coefficients(
     sums: np.ndarray, left: Sums, right: Sums, n: np.ndarray | int, shift: int, within_cell: float
-) -> tuple[np.ndarray, np.ndarray | float]:
-    """rho, and the angle up to which arccos(rho) is known, from the (p, q) sums of products of scores over n rows.
+) -> Correlations:
+    """Correlations, with their angles, from the (p, q) sums of products of scores over n rows.
 
     Scores and ranks, as vectors, differ by at most sqrt(n) times the error of a score, so their angle is at most its
     arcsine over the length of the scores; angles between vectors obey the triangle inequality.
     """
     if shift == 0:
-        return normalise(sums, left.squares, right.squares), 0.0
+        return Correlations(normalise(sums, left.squares, right.squares), None)
     n = np.maximum(n, 1)
     squares, angles = [], []
     for side in (left, right):
@@ -211,27 +211,19 @@ def _coefficients(
         with np.errstate(invalid="ignore", divide="ignore"):
             angles.append(np.where(square > error**2, np.arcsin(np.minimum(error / np.sqrt(square), 1)), np.pi))
         squares.append(square)
-    return normalise(sums - left.total * right.total / n, *squares), angles[0] + angles[1]
+    rho = normalise(sums - left.total * right.total / n, *squares)
+    return Correlations(rho, np.asarray(angles[0] + angles[1], np.float32))
 
 
-def same_rows(
-    codes: Codes, left: np.ndarray, right: np.ndarray, n: int, budget: int, pool: ThreadPoolExecutor
-) -> Correlations:
+def same_rows(codes: Codes, left: np.ndarray, right: np.ndarray, n: int, budget: int, threads: int = 1) -> Correlations:
     """(p, q) Spearman correlation of columns that are all valid on the same ``n`` rows: one exact Gram matrix."""
     symmetric = np.array_equal(left, right)
     columns = left if symmetric else np.concatenate([left, right])
-    bound = (n >> codes.shift) + 1
-    gram = ExactGram((len(left), len(right)), bound, bound, n)
-    told = np.zeros((len(columns), 3), np.int64)
-    for block in prefetched(centred_blocks(codes, columns, np.full(len(columns), n), budget // 4, pool, told)):
-        ranks = block[: len(left)].T
-        gram.add(ranks, ranks if symmetric else block[len(left) :].T)
-    total = told[:, 0].astype(np.float64)
-    squares = np.ldexp((told[:, 1] + (told[:, 2] >> HALF)).astype(np.float64), HALF) + (told[:, 2] & ((1 << HALF) - 1))
-    sums = gram.result()
+    sums, told = centred_gram(codes, left, right, np.full(len(columns), n), n, budget, threads)
+    total, squares = told[:, 0].astype(np.float64), join(told[:, 1], told[:, 2])
     one, other = slice(len(left)), slice(len(left)) if symmetric else slice(len(left), None)
     split = codes.split[columns]
-    rho, angle = _coefficients(
+    return _coefficients(
         sums,
         Sums(total[one, None], squares[one, None], split[one, None]),
         Sums(total[other], squares[other], split[other]),
@@ -239,55 +231,67 @@ def same_rows(
         codes.shift,
         MIDDLE,
     )
-    return Correlations(rho, np.asarray(angle, np.float32) if codes.shift else None)
 
 
-def centred_blocks(
+def centred_gram(
+    codes: Codes, left: np.ndarray, right: np.ndarray, n_valid: np.ndarray, n: int, budget: int, threads: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of products of ranks centred within each column's own rows, and what :func:`centred` tells.
+
+    Every thread reads, centres and multiplies blocks of rows of its own, as many threads as have room for a matrix of
+    sums; as integers these add up the same in any order. ``n_valid`` is of the left columns and, if they are others,
+    of the right ones after them; none is above ``n``.
+    """
+    symmetric = np.array_equal(left, right)
+    columns = left if symmetric else np.concatenate([left, right])
+    bound = (n >> codes.shift) + 1
+    n_rows, width = codes.shape[1], max(len(columns), 1)
+    workers = int(np.clip(budget // 4 // max(24 * len(left) * len(right), 1), 1, threads))
+    # of a block that is read, and of one that is centred
+    step = int(np.clip(budget // 8 // workers // (4 * width), 1024, min(LONG, -(-n_rows // (4 * workers)) + 1024)))
+    strip = int(np.clip(budget // 8 // workers // (8 * width), 512, STRIP))
+
+    def add(worker: int) -> tuple[ExactGram, np.ndarray]:
+        gram = ExactGram((len(left), len(right)), bound, bound, n)
+        told = np.zeros((len(columns), 3), np.int64)
+        starts = range(worker * step, n_rows, workers * step)
+        for block in centred(codes, columns, n_valid, starts, step, strip, told):
+            ranks = block[: len(left)].T
+            gram.add(ranks, ranks if symmetric else block[len(left) :].T)
+        return gram, told
+
+    with threadpool_limits(max(threads // workers, 1), user_api="blas"), ThreadPoolExecutor(workers) as pool:
+        (gram, told), *others = pool.map(add, range(workers))
+    for more, also in others:
+        gram.merge(more)
+        told += also
+    return gram.result(), told
+
+
+def centred(
     codes: Codes,
     columns: np.ndarray,
     n_valid: np.ndarray,
-    budget: int,
-    pool: ThreadPoolExecutor | None = None,
-    told: np.ndarray | None = None,
+    starts: Sequence[int],
+    step: int,
+    strip: int,
+    told: np.ndarray,
 ) -> Iterator[np.ndarray]:
-    """Row blocks of ranks centred within each column's own rows, (P, B) float64 of integers in units of 2^shift.
+    """Ranks centred within each column's own rows, (P, B) float64 of integers in units of 2^shift, halves up.
 
-    Codes are read in long blocks and centred in short ones, several columns at a time. ``told`` (P, 3) int64: their
-    sums, and the sums of their squares in two words, are added to it.
+    ``step`` rows from each of ``starts`` are read at once and yielded by ``strip`` rows, in an array that is used
+    again. ``told`` (P, 3) int64: their sums, and the sums of their squares in two words, are added to it.
     """
-    sums = np.zeros((len(columns), 3), np.int64) if told is None else told
-    n_rows, width = codes.shape[1], max(len(columns), 1)
-    long = int(np.clip(budget // 4 // (4 * width), 1024, 1 << 20))
-    short = int(np.clip(budget // 4 // (8 * width), 512, 1 << 13))
-    workers = pool._max_workers if pool else 1
-    parts = [part for part in np.array_split(np.arange(len(columns)), min(workers, width)) if len(part)]
-    for start in range(0, n_rows, long):
-        stop = min(start + long, n_rows)
-        read = np.empty((len(columns), stop - start), np.uint32)
-
-        def fill(part: np.ndarray, start: int = start, stop: int = stop, read: np.ndarray = read) -> None:
-            read[part] = codes.read(columns[part], start, stop)
-
-        list((pool.map if pool else map)(fill, parts))
-        for first in range(0, stop - start, short):
-            block = read[:, first : first + short]
-            out = np.empty(block.shape)
-
-            def centre(part: np.ndarray, block: np.ndarray = block, out: np.ndarray = out) -> None:
-                for place in part:
-                    kernels.centre(block[place], int(n_valid[place]) + 1, codes.shift, out[place], sums[place])
-
-            list((pool.map if pool else map)(centre, parts))
+    centres = n_valid + 1
+    ahead = np.empty(len(columns) * strip)
+    for start in starts:
+        read = codes.read(columns, start, min(start + step, codes.shape[1]))
+        for first in range(0, read.shape[1], strip):
+            block = read[:, first : first + strip]
+            out = ahead[: block.size].reshape(block.shape)
+            for place, each in enumerate(block):
+                kernels.centre(each, int(centres[place]), codes.shift, out[place], told[place])
             yield out
-
-
-def prefetched(items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same items, each made while the one before it is in use."""
-    with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = ahead.submit(next, items, None)
-            yield item
 
 
 def settle(
@@ -333,20 +337,13 @@ def settle(
     return rho, len(pairs)
 
 
-ROUNDING = 1e-9  # of an angle in float64, near 0
-
-
-def mean_ranks(codes: Codes, n_valid: np.ndarray, budget: int) -> np.ndarray:
+def mean_ranks(codes: Codes, n_valid: np.ndarray, budget: int, threads: int = 1) -> np.ndarray:
     """(P, P) correlation of ranks where missing cells have their column's mean rank: a Gram matrix, never indefinite.
 
     Equal to Spearman's for complete columns; the more is missing, the more it is drawn to 0.
     """
-    n_columns, n_rows = codes.shape
-    gram = ExactGram((n_columns, n_columns), n_rows, n_rows, n_rows)
-    for block in prefetched(centred_blocks(codes, np.arange(n_columns), n_valid, budget // 4)):
-        ranks = block.T
-        gram.add(ranks, ranks)
-    sums = gram.result()
+    everything = np.arange(codes.shape[0])
+    sums, _ = centred_gram(codes, everything, everything, n_valid, codes.shape[1], budget, threads)
     return _unit_diagonal(normalise(sums, np.diag(sums)[:, None], np.diag(sums)))
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from descriptors import gram
-from descriptors.gram import ExactGram, fixed_point
+from descriptors.gram import ExactGram, fixed_point, join
 
 
 def brute_force(left, right):
@@ -61,13 +61,18 @@ def test_fixed_point_is_the_value_in_units_and_missing_is_zero():
 
 @pytest.mark.parametrize("bits", [10, 31])
 @pytest.mark.parametrize("n_rows", [100, 2**31])
-def test_words_of_single_sums_are_added_as_the_sums(bits, n_rows):
+def test_sums_of_parts_of_the_rows_merge_into_those_of_all(bits, n_rows):
     rng = np.random.default_rng(bits)
-    rows = rng.integers(-(2**bits), 2**bits + 1, (100, 3))
-    whole, words = (ExactGram((3, 3), 2**bits, 2**bits, n_rows) for _ in range(2))
-    whole.add(rows.astype(float), rows.astype(float))
-    for i, j in np.ndindex(3, 3):
-        for part in (rows[:40], rows[40:]):
-            high, low = divmod(sum(int(a) * int(b) for a, b in zip(part[:, i], part[:, j], strict=True)), 2**32)
-            words.add_words((i, j), high, low)
-    assert np.array_equal(words.result(), whole.result())
+    rows = rng.integers(-(2**bits), 2**bits + 1, (100, 3)).astype(float)
+    whole, one, other = (ExactGram((3, 3), 2**bits, 2**bits, n_rows) for _ in range(3))
+    whole.add(rows, rows)
+    one.add(rows[:40], rows[:40])
+    other.add(rows[40:], rows[40:])
+    one.merge(other)
+    assert np.array_equal(one.result(), whole.result())
+
+
+@given(st.integers(-(2**61), 2**61), st.integers(0, 2**62))
+def test_two_words_joined_are_their_sum(high, low):
+    joined = join(np.array([high]), np.array([low]))[0]
+    assert joined == pytest.approx(float(high * 2**32 + low), rel=2.0**-52, abs=0)

@@ -186,7 +186,7 @@ def test_the_sums_of_products_of_pairs_are_exact_at_any_width(seed, n_rows):
 
 def test_ranks_are_spread_over_the_rows():
     out = np.empty(4)
-    kernels.spread(np.array([2, 0, 1, 2], np.uint32), np.array([0, -5, 7], np.int32), out)
+    kernels.look_up(np.array([2, 0, 1, 2], np.uint32), np.array([0, -5, 7], np.int32), out)
     assert out.tolist() == [7, 0, -5, 7]
 
 

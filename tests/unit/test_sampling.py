@@ -6,15 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, chisquare
 
-from descriptors.sampling import (
-    content_keys,
-    content_sample,
-    keep_fraction,
-    keep_smallest,
-    key,
-    mix,
-    row_hashes,
-)
+from descriptors import kernels
+from descriptors.sampling import content_sample, keep_fraction, keep_smallest, key, mix, row_hashes
+from descriptors.scan import NAN
 
 GOLDEN = 0x9E3779B97F4A7C15
 MASK = 2**64 - 1
@@ -97,6 +91,14 @@ def test_every_bit_of_a_hash_is_a_fair_coin_and_knows_nothing_of_the_next_row():
 
 
 NAMES = ["a", "b", "c"]
+
+
+def content_keys(values: np.ndarray, names: list[str]) -> np.ndarray:
+    """(N,) sums over the columns of their summands."""
+    total = np.zeros(values.shape[1], np.uint64)
+    for column, name in zip(values, names, strict=True):
+        kernels.add_content(column.view(np.uint64), key(name), NAN, total)
+    return total
 
 
 def table(n_rows: int, seed: int = 0) -> np.ndarray:

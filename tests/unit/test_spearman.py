@@ -7,11 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata, spearmanr
 
-from conftest import ArrayCodes, few_cells, store
+from conftest import ArrayCodes, doubled_midranks, few_cells, store
 from descriptors import common_rows, sketch, spearman
 from descriptors.codes import RankCodes
 from descriptors.pearson import correlation as pearson
-from descriptors.ranks import code_type, doubled_midranks
 from descriptors.variance import describe
 
 BUDGET = 10**9
@@ -20,12 +19,12 @@ BUDGET = 10**9
 def encode(table: np.ndarray) -> dict:
     """What pass 1 makes of a (N, P) table."""
     n_rows = len(table)
-    pairs = [doubled_midranks(column, code_type(n_rows)) for column in table.T]
-    described = [describe(ordered, n_rows, "trimmed", (2.5, 97.5)) for _, ordered in pairs]
+    ordered = [np.sort(column[np.isfinite(column)]) for column in table.T]
+    described = [describe(column, n_rows, "trimmed", (2.5, 97.5)) for column in ordered]
     missing = [np.isnan(column).tobytes() for column in table.T]
     labels = {mask: label for label, mask in enumerate(dict.fromkeys(missing))}
     return {
-        "codes": ArrayCodes(np.array([codes for codes, _ in pairs])),
+        "codes": ArrayCodes(np.array([doubled_midranks(column) for column in table.T])),
         "patterns": np.array([labels[mask] for mask in missing]),
         **{
             name: np.array([getattr(column, name) for column in described])
@@ -245,7 +244,8 @@ def test_a_score_is_off_its_rank_by_no_more_than_the_angle_reckons_with(tmp_path
     if not codes.split[0]:
         return
     step = 1 << codes.shift
-    (centred,) = np.concatenate(list(spearman.centred_blocks(codes, np.array([0]), np.array([n_rows]), BUDGET)), axis=1)
+    told = np.zeros((1, 3), np.int64)
+    (centred,) = next(spearman.centred(codes, np.array([0]), np.array([n_rows]), [0], n_rows, n_rows, told))
     assert np.abs(centred * step - doubled(column)).max() <= (0.5 + spearman.MIDDLE) * step
     rows = np.flatnonzero(rng.random(n_rows) < share)
     if len(rows):
