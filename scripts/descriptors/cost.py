@@ -1,6 +1,6 @@
 """What the passes will cost on a table: bytes, operations, memory and time, before any of them runs.
 
-Row and column counts come from the Parquet footers, the machine's speed from a second of the passes' own inner loops.
+Row and column counts come from the Parquet footers, the machine's speed from a few seconds of the passes' own inner loops.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from descriptors.variance import describe
 
 # of all columns, that enter a pass; of four tables .79 to .93, .42 to .71, .16 to .58
 SHARES = {"pass2": 0.85, "pass3": 0.6, "pass4": 0.35}
-SAMPLE = 200_000  # values that the loops are timed on
-REPEATS = 7
+SAMPLE = 1_000_000  # values that the loops are timed on, at most
+LONGEST = 0.3  # seconds that a loop is repeated
 PAIR = 5e-6  # seconds to get RDC from the sums of a pair of columns: never what counts
 START = 1.5  # seconds until a job's work begins: a Python with its libraries, and Snakemake's own
 INTERPRETER = 160_000_000  # bytes
@@ -57,19 +57,21 @@ def measure(table: Table, batch_rows: int, threads: int) -> Rates:
     rng = np.random.default_rng(0)
     names = list(table.descriptors[: 4 * threads])
     part = Table(table.parts[:1], (), (), tuple(names))
-    values = rng.standard_normal((threads, SAMPLE))
-    cells = np.stack([rng.permutation(SAMPLE).astype(np.uint32) + 1 for _ in range(threads)])
-    counts = np.ones(SAMPLE + 1, np.int32)
-    tables, out = np.empty((threads, SAMPLE + 1), np.int32), np.empty((threads, SAMPLE))
+    rows = min(table.rows, SAMPLE)
+    size = min(rows + 1, ranks.CELLS)  # of a column that is ranked again
+    values = rng.standard_normal((threads, rows))
+    cells = rng.integers(0, size, (threads, rows)).astype(np.uint32)
+    counts = np.full(size, rows // size + 1, np.int32)
+    tables, out = np.empty((threads, size), np.int32), np.empty((threads, rows))
 
     def rank(k: int) -> None:
         column = ranks.sort(values[k])
-        describe(column.ordered, SAMPLE, "trimmed", (2.5, 97.5))
+        describe(column.ordered, rows, "trimmed", (2.5, 97.5))
         column.encode()
 
     def rerank(k: int) -> None:
         tables[k] = 0
-        kernels.score(counts, SAMPLE, 0, tables[k])
+        kernels.score(counts, rows, 0, tables[k])
         kernels.look_up(cells[k], tables[k], out[k])
 
     block = rng.integers(-1000, 1000, (400, 8192)).astype(np.float64)
@@ -90,8 +92,8 @@ def measure(table: Table, batch_rows: int, threads: int) -> Rates:
 def _seconds(work: Callable[[], object]) -> float:
     """The fastest of several: what others do on the machine is not what is asked for."""
     work()  # compiled and in memory
-    times = []
-    for _ in range(REPEATS):
+    times: list[float] = []
+    while sum(times) < LONGEST:
         started = time.perf_counter()
         work()
         times.append(time.perf_counter() - started)
@@ -166,6 +168,8 @@ def estimate(
     features = sample * four * (hsic_features + rdc_features)
     shortened = 2 if n_rows > codes.EXACT_ROWS else code
 
+    rank_tables = 4 * two * patterns * min(n_rows, ranks.CELLS) if patterns > 1 else 0
+
     def held(wanted: float) -> float:
         return INTERPRETER + min(wanted, budget)
 
@@ -176,15 +180,18 @@ def estimate(
             code * n_rows * two,
             0,
             held(scan.needed(n_rows, threads, scan.GROUP * threads, True)),
-            START + max(values * rates.decode, values * rates.rank),
+            START + values * (rates.decode + rates.rank),
         ),
         "pass2": Cost(
             two,
             shortened * n_rows * two * (1 if patterns == 1 else 3),
             16 * two**2,
             product2,
-            held(budget / 4) + 32 * two**2,
-            START + n_rows * two * rates.look_up / threads + rerankings * rates.rerank + product2 / rates.flops,
+            held(min(budget / 4, code * n_rows * two) + min(budget / 2, rank_tables)) + 32 * two**2,
+            START
+            + n_rows * two * rates.look_up * (1 if patterns == 1 else 3)
+            + rerankings * rates.rerank
+            + product2 / rates.flops,
         ),
         "pass3": Cost(
             three,

@@ -377,8 +377,6 @@ rule cost:
         ancient(FILES),
     log:
         "logs/cost.log",
-    benchmark:
-        "benchmarks/cost.tsv"
     conda:
         "../../envs/cpu.yaml"
     threads: 8
