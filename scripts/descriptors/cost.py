@@ -1,6 +1,6 @@
 """What the passes will cost on a table: bytes, operations, memory and time, before any of them runs.
 
-Row and column counts come from the Parquet footers, the machine's speed from a few seconds of the passes' own inner loops.
+Row and column counts come from the Parquet footers, the machine's speed from a few seconds of the passes' own loops.
 """
 
 from __future__ import annotations
