@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from descriptors import clusters, nonlinear, spearman, vif
 from descriptors.codes import RankCodes
-from descriptors.ranks import Coded, sort
+from descriptors.ranks import Coded, Workspace, sort
 from descriptors.table import open_table
 from measure import POOLS, Run, run
 
@@ -83,9 +83,10 @@ def gram(ranked: Ranked, threads: int) -> np.ndarray:
     return spearman.same_rows(ranked.codes, everything, everything, ranked.codes.shape[1], BUDGET, threads).rho
 
 
-def midranks(values: np.ndarray) -> Coded:
-    """One column's codes."""
-    return sort(values).encode()
+def ranking(n_rows: int) -> Callable[[np.ndarray], Coded]:
+    """What codes one column after the other."""
+    work = Workspace(n_rows)
+    return lambda values: sort(values, work).encode()
 
 
 def eliminate(matrix: np.ndarray, threshold: float) -> list[int]:

@@ -21,6 +21,8 @@ from descriptors.ranks import doubled_midranks
 
 PART = 64  # columns of either side that are multiplied by one thread
 PAIRS = 16  # pairs that one thread takes at a time
+FEW = 3  # columns of a pattern up to which pairs one by one are faster than matrices
+BYTES_OF_A_PAIR = 8  # of a value, while its column is ranked pair by pair
 
 
 class Tile(NamedTuple):
@@ -94,9 +96,9 @@ def products(
     width = 4 * sum(len(tile.columns) for tile in tiles) + 16 * PART * threads
     step = int(np.clip(budget // width, 1024, 1 << 18))
     lefts, rights = np.bincount(left.labels), np.bincount(right.labels)
-    # spreading the ranks of p and q columns over the rows costs as much as about 3 (p + q) / 2 pairs one by one
-    few = 2 * np.outer(lefts, rights) <= 3 * np.add.outer(lefts, rights)
-    if few.all() and 8 * codes.shape[1] * sum(len(tile.columns) for tile in tiles) <= budget:
+    # spreading the ranks of p and q columns over the rows costs as much as about FEW (p + q) / 2 pairs one by one
+    few = 2 * np.outer(lefts, rights) <= FEW * np.add.outer(lefts, rights)
+    if few.all() and BYTES_OF_A_PAIR * codes.shape[1] * sum(len(tile.columns) for tile in tiles) <= budget:
         return _pair_by_pair(codes, tiles, min_common, pool)
     sides = _rank(codes, tiles, step, pool)
     one, other = sides[0], sides[-1]

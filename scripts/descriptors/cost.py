@@ -64,8 +64,10 @@ def measure(table: Table, batch_rows: int, threads: int) -> Rates:
     counts = np.full(size, rows // size + 1, np.int32)
     tables, out = np.empty((threads, size), np.int32), np.empty((threads, rows))
 
+    works = [ranks.Workspace(rows) for _ in range(threads)]
+
     def rank(k: int) -> None:
-        column = ranks.sort(values[k])
+        column = ranks.sort(values[k], works[k])
         describe(column.ordered, rows, "trimmed", (2.5, 97.5))
         column.encode()
 

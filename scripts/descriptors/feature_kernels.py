@@ -319,7 +319,9 @@ def _tridiagonal(matrix: np.ndarray, diagonal: np.ndarray, beside: np.ndarray) -
                 for lane in range(LANES):
                     entry[lane] -= row[j, lane] * diagonal[k, lane] + diagonal[j, lane] * row[k, lane]
     for i in range(len(matrix)):
-        diagonal[i] = matrix[i, i]
+        # lane by lane: to copy an array takes Numba three seconds more to compile, and so does to add one
+        for lane in range(LANES):
+            diagonal[i, lane] = matrix[i, i, lane]
 
 
 @compiled
@@ -334,11 +336,13 @@ def _largest_eigenvalue(diagonal: np.ndarray, beside: np.ndarray, largest: np.nd
     Barth, Martin & Wilkinson (1967), Calculation of the eigenvalues of a symmetric tridiagonal matrix by bisection.
     """
     low, middle, pivot, highest = np.empty((4, LANES))
-    squares = beside * beside
+    squares = np.empty(beside.shape)
     low[:] = 0.0
     largest[:] = 0.0
     for i in range(len(diagonal)):
-        largest += diagonal[i]
+        for lane in range(LANES):
+            squares[i, lane] = beside[i, lane] * beside[i, lane]
+            largest[lane] += diagonal[i, lane]
     for _ in range(54):
         for lane in range(LANES):
             middle[lane] = 0.5 * (low[lane] + largest[lane])

@@ -42,23 +42,25 @@ def sort_key(bits):
 
 @njit(nogil=True, cache=True)
 def extent(bits):
-    """Of the finite values: how many, the smallest key, the largest, and all bits that their differences to it set."""
+    """Of the finite values: how many, the smallest key, the largest, and all bits that are not the same in every key."""
     count, low, high = 0, ~np.uint64(0), np.uint64(0)
+    some, every = np.uint64(0), ~np.uint64(0)
     for i in range(len(bits)):
         if bits[i] & EXPONENT != EXPONENT:
             key = sort_key(bits[i])
             count += 1
             low, high = min(low, key), max(high, key)
-    used = np.uint64(0)
-    for i in range(len(bits)):
-        if bits[i] & EXPONENT != EXPONENT:
-            used |= sort_key(bits[i]) - low
-    return count, low, high, used
+            some, every = some | key, every & key
+    return count, low, high, some & ~every
 
 
 @njit(nogil=True, cache=True)
 def pack(bits, low, shift, index_bits, packed):
     """Key (its distance from ``low``, without the lowest ``shift`` bits) above row number, of every finite value."""
+    if len(packed) == len(bits):  # none is missing: several at a time
+        for i in range(len(bits)):
+            packed[i] = (((sort_key(bits[i]) - low) >> shift) << index_bits) | np.uint64(i)
+        return
     at = 0
     for i in range(len(bits)):
         if bits[i] & EXPONENT != EXPONENT:
@@ -73,10 +75,14 @@ def unpack(packed, values, index_bits, ordered):
     Returns the number of distinct values; -1 if a long run is out of order.
     """
     mask = (ONE << index_bits) - ONE
-    start, distinct = 0, 0
+    # by itself: many rows are under way at a time
     for at in range(len(packed)):
         ordered[at] = values[packed[at] & mask] + 0.0
-        if at and ordered[at] < ordered[at - 1]:
+    start, distinct, repaired = 0, np.int64(len(packed) > 0), False
+    for at in range(1, len(packed)):
+        distinct += ordered[at] != ordered[at - 1]
+        if ordered[at] < ordered[at - 1]:
+            repaired = True
             if at - start > LONG_RUN:
                 return -1
             value, row, place = ordered[at], packed[at], at
@@ -84,10 +90,12 @@ def unpack(packed, values, index_bits, ordered):
                 ordered[place], packed[place] = ordered[place - 1], packed[place - 1]
                 place -= 1
             ordered[place], packed[place] = value, row
-        elif not at or packed[at] >> index_bits != packed[at - 1] >> index_bits:
+        elif packed[at] >> index_bits != packed[at - 1] >> index_bits:
             start = at
-    for at in range(len(ordered)):
-        distinct += at == 0 or ordered[at] != ordered[at - 1]
+    if repaired:
+        distinct = 1
+        for at in range(1, len(ordered)):
+            distinct += ordered[at] != ordered[at - 1]
     return distinct
 
 
@@ -121,33 +129,56 @@ def number_values(bits, values, places, found, numbers):
 
 
 @njit(nogil=True, cache=True)
-def assign_levels(packed, ordered, index_bits, cells, table):
-    """Number of the distinct value, from 1, and its doubled mid-rank in ``table``.
+def put_levels(packed, ordered, index_bits, table):
+    """Above each row number that of the distinct value, from 1; its doubled mid-rank in ``table``.
 
     Ranks start + 1 .. at average to (start + at + 1) / 2.
     """
     mask = (ONE << index_bits) - ONE
-    start, level = 0, 0
+    start, level = 0, np.uint64(0)
     for at in range(1, len(ordered) + 1):
         if at == len(ordered) or ordered[at] != ordered[start]:
-            level += 1
+            level += ONE
             table[level] = start + at + 1
             for k in range(start, at):
-                cells[packed[k] & mask] = level
+                packed[k] = (level << index_bits) | (packed[k] & mask)
             start = at
 
 
 @njit(nogil=True, cache=True)
-def assign_cells(packed, ordered, index_bits, shift, cells, fine):
-    """Doubled mid-rank less 1, cut in two: cell number (from 1) and place in the cell."""
+def put_ranks(packed, ordered, distinct, index_bits):
+    """Above each row number its doubled mid-rank; ``distinct``: there are no ties."""
     mask = (ONE << index_bits) - ONE
-    start, within = 0, (1 << shift) - 1
+    for at in range(len(packed)):
+        packed[at] = (np.uint64(2 * at + 2) << index_bits) | (packed[at] & mask)
+    if distinct:
+        return
+    start = 0
     for at in range(1, len(ordered) + 1):
         if at == len(ordered) or ordered[at] != ordered[start]:
-            cell, rest = ((start + at) >> shift) + 1, (start + at) & within
-            for k in range(start, at):
-                cells[packed[k] & mask], fine[packed[k] & mask] = cell, rest
+            if at > start + 1:
+                above = np.uint64(start + at + 1) << index_bits
+                for k in range(start, at):
+                    packed[k] = above | (packed[k] & mask)
             start = at
+
+
+@njit(nogil=True, cache=True)
+def scatter(packed, index_bits, out):
+    """What is above each row number goes to that row."""
+    mask = (ONE << index_bits) - ONE
+    for at in range(len(packed)):
+        out[packed[at] & mask] = packed[at] >> index_bits
+
+
+@njit(nogil=True, cache=True)
+def split(codes, shift, cells, fine):
+    """Doubled mid-ranks less 1, cut in two: cell number (from 1) and place in the cell; 0 and 0 where missing."""
+    within = np.uint32((1 << shift) - 1)
+    for n in range(len(codes)):
+        rank = codes[n] - np.uint32(1)
+        cells[n] = (rank >> np.uint32(shift)) + np.uint32(1) if codes[n] else np.uint32(0)
+        fine[n] = rank & within if codes[n] else np.uint32(0)
 
 
 mix = njit(nogil=True, cache=True)(sampling.mix)
@@ -174,7 +205,7 @@ def look_up(cells, table, codes):
 
 @njit(nogil=True, cache=True)
 def join_planes(cells, fine, shift, codes):
-    """Doubled mid-ranks of the two parts of ``assign_cells``; 0 for cell 0."""
+    """Doubled mid-ranks of the two parts of ``split``; 0 for cell 0."""
     for n in range(len(cells)):
         cell = np.int64(cells[n])
         codes[n] = ((cell - 1) << shift) + np.int64(fine[n]) + 1 if cell else 0

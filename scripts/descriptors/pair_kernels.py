@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from descriptors.kernels import from_words, score
 
 WIDE = 1 << 15  # cells of a column from which bits are faster than a table of its scores
-WORD = 6  # a word has 2^6 bits
+WORD = 5  # a word has 2^5 bits, and above them twice the number of those in all words before
 
 
 class Side(NamedTuple):
@@ -50,13 +50,13 @@ def count_bits(typing, word):
 
 
 @njit(nogil=True, cache=True)
-def flip(bits, place):
+def flip(words, place):
     """Set a bit that is clear, clear one that is set."""
-    bits[place >> WORD] ^= np.uint64(1) << np.uint64(place & 63)
+    words[place >> WORD] ^= np.uint64(1) << np.uint64(place & 31)
 
 
 @njit(nogil=True, cache=True)
-def mark(codes, own, distinct, rows, bits, seen, below):
+def mark(codes, own, distinct, rows, words, seen):
     """Bits for the values that go with ``rows``; how many values go, and by how much the sum of t^3 falls.
 
     ``distinct``: there are no ties at all, so that ``own`` need not be looked up.
@@ -64,7 +64,7 @@ def mark(codes, own, distinct, rows, bits, seen, below):
     Twice the bits below p and the one at p are then twice the removed values below the tie and those in it. Where all
     of it goes, no value is left that looks there, and the last bit takes the place left.
     """
-    bits[:] = 0
+    words[:] = 0
     count, fall, tied = np.int64(0), np.int64(0), False
     for k in range(len(rows)):
         place = np.int64(codes[rows[k]]) >> 1
@@ -72,7 +72,7 @@ def mark(codes, own, distinct, rows, bits, seen, below):
             continue
         count += 1
         if distinct or own[place] == 1:
-            flip(bits, place)
+            flip(words, place)
             fall += 1
             continue
         ties = np.int64(own[place])
@@ -81,30 +81,31 @@ def mark(codes, own, distinct, rows, bits, seen, below):
         fall += left * left * left - (left - 1) * (left - 1) * (left - 1)
         half = np.int64(seen[place]) >> 1
         if not seen[place] & 1:
-            flip(bits, place)
+            flip(words, place)
         elif left == 1:
-            flip(bits, place + 1 + half)
+            flip(words, place + 1 + half)
         else:
-            flip(bits, place)
-            flip(bits, place - 1 - half)
-            flip(bits, place + 1 + half)
+            flip(words, place)
+            flip(words, place - 1 - half)
+            flip(words, place + 1 + half)
         seen[place] += 1
-    total = 0
-    for k in range(len(bits)):
-        below[k] = total
-        total += np.int32(count_bits(bits[k]))
+    twice = np.uint64(0)
+    for k in range(len(words)):
+        here = count_bits(words[k]) << np.uint64(1)
+        words[k] |= twice << np.uint64(32)
+        twice += here
     if tied:
         for k in range(len(rows)):
             seen[np.int64(codes[rows[k]]) >> 1] = 0
     return count, fall
 
 
-@njit(nogil=True, cache=True, inline="always")
-def lower(code, middle, bits, below):
+@njit(nogil=True, cache=True)
+def lower(code, middle, words):
     """Centred doubled mid-rank of one row among the values that are left, ``middle`` = n + 1; 0 where missing."""
-    top, word = np.uint32(63), code >> np.uint32(WORD + 1)
-    upto = bits[word] << np.uint64(top - ((code >> np.uint32(1)) & top))
-    gone = 2 * (below[word] + np.int32(count_bits(upto))) - np.int32(upto >> np.uint64(63))
+    word = words[code >> np.uint32(WORD + 1)]
+    upto = word << np.uint64(np.uint32(63) - ((code >> np.uint32(1)) & np.uint32(31)))
+    gone = np.int32(word >> np.uint64(32)) + 2 * np.int32(count_bits(upto)) - np.int32(upto >> np.uint64(63))
     return np.int32(code) - gone - middle if code else np.int32(0)
 
 
@@ -112,21 +113,20 @@ def lower(code, middle, bits, below):
 
 
 @njit(nogil=True, cache=True)
-def multiply_wide(left, bits_left, below_left, right, bits_right, below_right, n):
+def multiply_wide(left, left_words, right, right_words, n):
     """Sum of products of two wide columns' scores."""
     total, middle = np.int64(0), np.int32(n + 1)
     for row in range(len(left)):
-        one = lower(left[row], middle, bits_left, below_left)
-        total += np.int64(one) * np.int64(lower(right[row], middle, bits_right, below_right))
+        total += np.int64(lower(left[row], middle, left_words)) * np.int64(lower(right[row], middle, right_words))
     return total
 
 
 @njit(nogil=True, cache=True)
-def multiply_mixed(left, bits, below, right, table, n):
+def multiply_mixed(left, words, right, table, n):
     """Sum of products of a wide column's scores and another one's."""
     total, middle = np.int64(0), np.int32(n + 1)
     for row in range(len(left)):
-        total += np.int64(lower(left[row], middle, bits, below)) * np.int64(table[right[row]])
+        total += np.int64(lower(left[row], middle, words)) * np.int64(table[right[row]])
     return total
 
 
@@ -145,14 +145,14 @@ def multiply_tables(left, one, right, other):
 def take_out(side, column, other, partner, work):
     """A column without the rows that its partner misses: number of values left, and how much its sum of t^3 falls.
 
-    ``work``: table of scores, bits, values seen of a tie, bits below each word.
+    ``work``: table of scores, words of bits, values seen of a tie.
     """
-    table, bits, seen, below = work
+    table, words, seen = work
     rows = other.gone[other.bounds[partner] : other.bounds[partner + 1]]
     cells, own = side.cells[column], side.own[side.at[column] : side.at[column + 1]]
     n_own = len(cells) - (side.bounds[column + 1] - side.bounds[column])
     if side.wide[column]:
-        count, fall = mark(cells, own, side.cubes[column] == n_own, rows, bits, seen, below)
+        count, fall = mark(cells, own, side.cubes[column] == n_own, rows, words, seen)
         return n_own - count, fall
     table[: len(own)] = 0
     count = 0
@@ -185,14 +185,9 @@ def rank_pairs(left, right, shift, min_common, pairs, size, out):
     """
     n_rows = left.cells.shape[1]
     wide = n_rows if left.wide.any() or right.wide.any() else 0
-    words = (wide >> WORD) + 1
-    first = (
-        np.empty(size, np.int32),
-        np.empty(words, np.uint64),
-        np.zeros(wide + 1, np.int32),
-        np.empty(words, np.int32),
-    )
-    second = (np.empty(size, np.int32), np.empty(words, np.uint64), first[2], np.empty(words, np.int32))
+    words, seen = (wide >> WORD) + 1, np.zeros(wide + 1, np.int32)
+    first = (np.empty(size, np.int32), np.empty(words, np.uint64), seen)
+    second = (np.empty(size, np.int32), np.empty(words, np.uint64), seen)
     for pair in range(len(pairs)):
         x, y = pairs[pair]
         n, fall_x = take_out(left, x, right, y, first)
@@ -204,11 +199,11 @@ def rank_pairs(left, right, shift, min_common, pairs, size, out):
         out[4, x, y], out[5, x, y] = finish(right, y, n, fall_y, shift, second[0])
         one, other = left.cells[x], right.cells[y]
         if left.wide[x] and right.wide[y]:
-            out[0, x, y] = multiply_wide(one, first[1], first[3], other, second[1], second[3], n)
+            out[0, x, y] = multiply_wide(one, first[1], other, second[1], n)
         elif left.wide[x]:
-            out[0, x, y] = multiply_mixed(one, first[1], first[3], other, second[0], n)
+            out[0, x, y] = multiply_mixed(one, first[1], other, second[0], n)
         elif right.wide[y]:
-            out[0, x, y] = multiply_mixed(other, second[1], second[3], one, first[0], n)
+            out[0, x, y] = multiply_mixed(other, second[1], one, first[0], n)
         else:
             high, low = multiply_tables(one, first[0], other, second[0])
             out[0, x, y] = from_words(high, low)

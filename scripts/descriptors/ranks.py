@@ -34,6 +34,14 @@ class Coded(NamedTuple):
     table: np.ndarray | None
 
 
+class Workspace:
+    """Memory that one column after the other is sorted in: to get it anew takes as long as half a sort."""
+
+    def __init__(self, n_rows: int) -> None:
+        self.packed, self.ordered = np.empty(n_rows, np.uint64), np.empty(n_rows)
+        self.codes = np.empty(n_rows, np.uint32)
+
+
 @dataclass(frozen=True)
 class Few:
     """A sorted column of few distinct values.
@@ -59,28 +67,33 @@ class Many:
     """A sorted column.
 
     ordered : (n,) float64, the valid values, ascending, one zero of two; ``distinct`` of them differ.
-    packed : (n,) uint64, the row of each in the lowest ``index_bits`` bits.
-    n_rows : N.
+    packed : (n,) uint64, the row of each in the lowest ``index_bits`` bits; those above are free for use.
+    codes : (N,) uint32, free for use.
     """
 
     ordered: np.ndarray
     distinct: int
     packed: np.ndarray
     index_bits: np.uint64
-    n_rows: int
+    codes: np.ndarray
 
     def encode(self) -> Coded:
-        cells = np.zeros(self.n_rows, np.uint16)
+        n_rows = len(self.codes)
         if self.distinct < CELLS:
+            cells = np.zeros(n_rows, np.uint16)
             table = np.zeros(self.distinct + 1, np.uint32)
-            kernels.assign_levels(self.packed, self.ordered, self.index_bits, cells, table)
+            kernels.put_levels(self.packed, self.ordered, self.index_bits, table)
+            kernels.scatter(self.packed, self.index_bits, cells)
             return Coded(cells, None, table)
-        fine = np.zeros(self.n_rows, np.uint16)
-        kernels.assign_cells(self.packed, self.ordered, self.index_bits, fine_bits(self.n_rows), cells, fine)
+        kernels.put_ranks(self.packed, self.ordered, self.distinct == len(self.ordered), self.index_bits)
+        self.codes[:] = 0
+        kernels.scatter(self.packed, self.index_bits, self.codes)
+        cells, fine = np.empty((2, n_rows), np.uint16)
+        kernels.split(self.codes, fine_bits(n_rows), cells, fine)
         return Coded(cells, fine, None)
 
 
-def sort(column: np.ndarray) -> Few | Many:
+def sort(column: np.ndarray, work: Workspace | None = None) -> Few | Many:
     """Sort a column and keep track of its rows.
 
     A few distinct values are found by hashing, and only they are sorted. Else the order-preserving integer of a value
@@ -91,6 +104,7 @@ def sort(column: np.ndarray) -> Few | Many:
     Parameters
     ----------
     column : (N,) float64; NaN and infinities are missing.
+    work : of N rows; the result lives in it until the next column is sorted there.
     """
     bits = column.view(np.uint64)
     few = _number_few(bits)
@@ -99,18 +113,19 @@ def sort(column: np.ndarray) -> Few | Many:
     count, low, high, used = kernels.extent(bits)
     index_bits = np.uint64((len(column) - 1).bit_length())
     width = (int(high) - int(low)).bit_length()
+    # the lowest bits that all keys share, and so all their differences lack
     unused = (int(used) & -int(used)).bit_length() - 1
     shift = max(width - (64 - int(index_bits)), unused)
-    packed = np.empty(count, np.uint64)
+    work = work or Workspace(len(column))
+    packed, ordered = work.packed[:count], work.ordered[:count]
     kernels.pack(bits, np.uint64(low), np.uint64(shift), index_bits, packed)
     packed.sort()
-    ordered = np.empty(count)
     distinct = kernels.unpack(packed, column, index_bits, ordered)
     if distinct < 0:  # many values that differ in their lowest bits alone
         packed = np.flatnonzero(np.isfinite(column)).astype(np.uint64)
         packed = packed[np.argsort(column[packed])]
         distinct = kernels.unpack(packed, column, index_bits, ordered)
-    return Many(ordered, int(distinct), packed, index_bits, len(column))
+    return Many(ordered, int(distinct), packed, index_bits, work.codes)
 
 
 def _number_few(bits: np.ndarray) -> Few | None:

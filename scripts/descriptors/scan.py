@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 from typing import NamedTuple
 
 import numpy as np
@@ -118,11 +118,14 @@ def scan(
     threads, width, ahead = plan(rows, runtime, threads)
     content, lock = np.zeros(rows, np.uint64), Lock()
     results: list[Result] = []
+    own = local()  # of each thread
 
     def examine(values: np.ndarray, name: str) -> Result:
         with lock:
             kernels.add_content(values.view(np.uint64), key(name), NAN, content)
-        column = ranks.sort(values)
+        if not hasattr(own, "work"):
+            own.work = ranks.Workspace(rows)
+        column = ranks.sort(values, own.work)
         ordered = column.ordered
         found = describe(ordered, rows, settings.range_mode, (settings.trim_lower, settings.trim_upper))
         reasons = removal_reasons(
@@ -132,7 +135,6 @@ def scan(
             settings.max_missing_ratio,
             settings.min_effective_n,
         )
-        del ordered
         pattern = xxhash.xxh3_128_hexdigest(np.packbits(np.isnan(values)).data)
         return Result(found, reasons, pattern, None if reasons else column.encode())
 

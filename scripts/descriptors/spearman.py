@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from descriptors import kernels
 from descriptors.codes import Codes
-from descriptors.common_rows import Tile, products
+from descriptors.common_rows import BYTES_OF_A_PAIR, FEW, Tile, products
 from descriptors.gram import ExactGram, join
 from descriptors.ranks import centre, centre_filled
 
@@ -100,7 +100,7 @@ def pairwise(
         (np.flatnonzero(patterns[left] == label), np.flatnonzero(patterns[right] == label))
         for label in np.intersect1d(patterns[left], patterns[right])
     ]
-    pairs = _tile_pairs(codes, patterns, left, right, symmetric, budget // 2)
+    pairs = _tile_pairs(codes, patterns, left, right, symmetric, budget)
     total, done = len(groups) + len(pairs), 0
 
     def put(rows: np.ndarray, columns: np.ndarray, new: np.ndarray | bool, each: Correlations) -> None:
@@ -122,7 +122,7 @@ def pairwise(
         for first, second in pairs:
             one = Tile.of(left[first], patterns)
             other = one if symmetric and first is second else Tile.of(right[second], patterns)
-            sums = products(codes, one, other, min_common, budget // 8, pool, threads)
+            sums = products(codes, one, other, min_common, budget // 4, pool, threads)
             each = _coefficients(
                 sums.sums,
                 Sums(sums.left_total, sums.left_squares, codes.split[one.columns][:, None]),
@@ -147,7 +147,8 @@ def _tile_pairs(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Pairs of tiles, as positions in ``left`` and ``right``, that have pairs of columns with different patterns.
 
-    A tile has columns of few patterns; a table for each of its columns and each pattern of the other one fits.
+    A tile has columns of few patterns; a table for each of its columns and each pattern of the other one fits. Or its
+    columns fit, if they are ranked pair by pair.
     """
     ordered = [np.argsort(patterns[side], kind="stable") for side in (left, right)]
     largest = 4 * int(codes.sizes.max(initial=1))
@@ -163,7 +164,9 @@ def _tile_pairs(
         ]
         return width * (labels[0] + labels[1]) * largest
 
-    while width > 1 and needed(cut()) > budget:
+    alone = max(int(np.unique(patterns[side], return_counts=True)[1].max(initial=1)) for side in (left, right))
+    by_pairs = budget // 4 // (2 * BYTES_OF_A_PAIR * codes.shape[1]) if alone <= FEW else 0
+    while width > max(by_pairs, 1) and needed(cut()) > budget // 2:
         width = (width + 1) // 2
     lefts, rights = cut()
     if symmetric:
