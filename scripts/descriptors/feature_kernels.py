@@ -203,7 +203,8 @@ def canonical_correlation(
     others = np.empty(LANES, np.int64)
     largest = np.empty(LANES)
     for a in range(first, last):
-        p, filled, b = patterns[a], 0, a + 1 if within else 0
+        # typed: a literal would compile what it is given to twice
+        p, filled, b = patterns[a], np.int64(0), np.int64(a + 1 if within else 0)
         while b < len(other_columns) or filled:
             full = filled == LANES or b == len(other_columns)
             if not full:
@@ -220,7 +221,7 @@ def canonical_correlation(
                     values[a, others[lane]] = min(np.sqrt(largest[lane]), 1.0)
                     if within:
                         values[others[lane], a] = values[a, others[lane]]
-                filled = 0
+                filled = np.int64(0)
             else:
                 defined = count[p, q] >= least and varies[a, q] and other_varies[b, p]
                 if defined and columns[a] != other_columns[b]:

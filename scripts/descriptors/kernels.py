@@ -42,7 +42,7 @@ def sort_key(bits):
 
 @njit(nogil=True, cache=True)
 def extent(bits):
-    """Of the finite values: how many, the smallest key, the largest, and all bits that are not the same in every key."""
+    """Of the finite values: how many, the smallest key, the largest, and the bits that are not the same in all."""
     count, low, high = 0, ~np.uint64(0), np.uint64(0)
     some, every = np.uint64(0), ~np.uint64(0)
     for i in range(len(bits)):
