@@ -240,7 +240,7 @@ def _whitened(
     right_white: np.ndarray,
     a: int,
     others: np.ndarray,
-    filled: int,
+    filled: np.int64,
     swapped: bool,
     lanes: np.ndarray,
 ) -> None:
