@@ -1,11 +1,11 @@
-# make demo | test | lint | format | generate | bench | clean
+# make demo | test | lint | format | generate | bench | study | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # one thread a worker: the tests run side by side
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() or 1, 8))")
 
-.PHONY: demo test lint format generate bench clean
+.PHONY: demo test lint format generate bench study clean
 
 # set-up: the pins of envs/, again when they change; torch by itself, before those that need it
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
@@ -59,6 +59,10 @@ clean:
 $(VENV)/.bench: $(VENV)/.done benchmarks/requirements.txt
 	$(PIP) -r benchmarks/requirements.txt
 	@touch $@
+
+# what each switch of the text pipeline is worth; TEXTS=folder of labelled text sets, ARGS="--documents 2000"
+study: $(VENV)/.bench
+	$(BIN)/python benchmarks/study.py --texts $(TEXTS) $(ARGS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/bench.py $(ARGS)

@@ -36,6 +36,9 @@ ORDER = (
     "passes_real",
     "passes_large",
     "scaling",
+    "embedding",
+    "zero_shot",
+    "text_scale",
 )
 
 

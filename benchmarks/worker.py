@@ -11,6 +11,7 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 
 import rows
+import text_rows  # noqa: F401 (its rows join the others)
 from measure import Context, blas
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.special import expit
 
@@ -12,8 +14,11 @@ from taxoclass import mining, products
 from taxoclass.decoding import full_weights, level_weights
 from taxoclass.expected_f1 import upward
 from taxoclass.labels import Cores, Sparse
-from taxoclass.posterior import leaf_posterior
+from taxoclass.posterior import cluster_weight, leaf_posterior
 from taxoclass.taxonomy import Taxonomy
+from taxoclass.words import Words
+
+HALF = 0.5  # of the documents: the surest ones, while single documents are all there is to go by
 
 
 def main() -> None:
@@ -36,12 +41,13 @@ def main() -> None:
 
 def work(stage: Stage) -> None:
     paths, settings = stage.paths, stage.settings
-    taxonomy, doc_ids = products.read_taxonomy(paths.taxonomy), products.read_corpus(paths.corpus).doc_ids
+    taxonomy, corpus = products.read_taxonomy(paths.taxonomy), products.read_corpus(paths.corpus)
+    doc_ids = corpus.doc_ids
     stored = products.read_similarity(paths.similarity, doc_ids, taxonomy)
     # path scores multiply, so candidate selection wants [0, 1]
     unit = expit if stored.meta["scale"] == "logit" else mining.unit_similarity
     similarity = unit(stored.similarity)
-    candidates, cores, weights = mine(settings, stored.similarity, similarity, stored.neighbours, taxonomy)
+    candidates, cores, weights = mine(settings, stored, similarity, corpus.texts, taxonomy)
     products.write_cores(paths.out_cores, candidates, cores, doc_ids, taxonomy, stage.parameters)
     found = mining.report(cores, taxonomy)
     files.write_json(
@@ -70,23 +76,31 @@ def work(stage: Stage) -> None:
 
 def mine(
     settings: CoreClasses,
-    scores: np.ndarray,
+    stored: products.SimilarityFile,
     similarity: np.ndarray,
-    neighbours: np.ndarray,
+    texts: Sequence[str],
     taxonomy: Taxonomy,
 ) -> tuple[Sparse, Cores, np.ndarray | None]:
     """Candidates (none, if nobody asks for them), core classes, and the level weights that these were chosen by.
 
-    scores : (N, C) as stored. similarity : the same in [0, 1].
+    similarity : (N, C), the scores in [0, 1].
     """
-    none = Sparse.empty(len(scores))
+    none = Sparse.empty(len(similarity))
+    share = settings.core_share
     if settings.mining == "posterior":
-        probability = upward(leaf_posterior(scores, taxonomy, neighbours), taxonomy)
-        return none, mining.surest(probability, taxonomy, share=settings.core_share), None
+        words = None
+        if settings.word_weight:
+            words = settings.word_weight * Words.fit(texts, taxonomy.names, settings.word_language).matches(texts)
+        leaves = leaf_posterior(stored.similarity, taxonomy, stored.neighbours, stored.clusters, words)
+        if share is None:
+            weight = cluster_weight(*leaves.shape) if stored.clusters.size else 0.0
+            share = HALF + (1 - HALF) * weight
+        return none, mining.surest(upward(leaves, taxonomy), taxonomy, share=share), None
+    share = HALF if share is None else share
     if settings.mining == "path_margin":
         given = settings.level_weights
         weights = level_weights(similarity, taxonomy) if given is None else full_weights(given, taxonomy)
-        return none, mining.path_margin(similarity, taxonomy, share=settings.core_share, weights=weights), weights
+        return none, mining.path_margin(similarity, taxonomy, share=share, weights=weights), weights
     candidates = mining.candidates(
         similarity,
         taxonomy,

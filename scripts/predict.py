@@ -21,8 +21,9 @@ from taxoclass import bundle, documents, products
 from taxoclass.bundle import Bundle
 from taxoclass.corpus import Corpus, read_corpus
 from taxoclass.decoding import decode, full_weights
-from taxoclass.prediction import predict_into, scale_of
-from taxoclass.training import Machine
+from taxoclass.prediction import average_into, predict_into, scale_of
+from taxoclass.training import Machine, Vectors
+from taxoclass.words import Words
 
 
 def main() -> None:
@@ -79,15 +80,25 @@ def work(stage: Stage) -> None:
         )
     machine = Machine([torch.device(device)], warn=stage.warn)
     scale = scale_of(settings.decode, model.taxonomy)
+    k = settings.predict_neighbours if settings.decode == "expected_f1" else 0
+    words = words_of(settings, model, corpus, paths)
+    matches = None if words is None else settings.word_weight * words.matches(corpus.texts)
+
+    def predict(out: np.ndarray) -> np.ndarray:
+        predict_into(out, model.model, texts, machine, scale, matches)
+        if k and isinstance(texts, Vectors):
+            with stage.blas():
+                average_into(out, texts.values, model.taxonomy, k)
+        return out
+
     if not paths.out_predictions:
-        predicted = predict_into(np.empty(shape, np.float32), model.model, texts, machine, scale)
-        report(stage, settings, model, corpus, predicted)
+        report(stage, settings, model, words, corpus, predict(np.empty(shape, np.float32)))
         return
     with files.atomic(paths.out_predictions) as temporary:
         streamed = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-        predict_into(streamed, model.model, texts, machine, scale)
+        predict(streamed)
         streamed.flush()
-    report(stage, settings, model, corpus, np.load(paths.out_predictions, mmap_mode="r"))
+    report(stage, settings, model, words, corpus, np.load(paths.out_predictions, mmap_mode="r"))
 
 
 def with_own(given: Predict, model: Bundle) -> Predict:
@@ -99,7 +110,20 @@ def with_own(given: Predict, model: Bundle) -> Predict:
         raise UserError(explain(error, Predict, prefix="--")) from None
 
 
-def report(stage: Stage, settings: Predict, model: Bundle, corpus: Corpus, scores: np.ndarray) -> None:
+def words_of(settings: Predict, model: Bundle, corpus: Corpus, paths: Any) -> Words | None:
+    """What is known of the words of class names: by the bundle, else from all documents of the input."""
+    if settings.decode != "expected_f1" or not settings.word_weight:
+        return None
+    known = model.thresholds.get("words")
+    if known is not None and known["language"] == settings.word_language:
+        return Words(**known)
+    texts = corpus.texts if paths.split is None else read_corpus(paths.input, paths.text_field or "text").texts
+    return Words.fit(texts, model.taxonomy.names, settings.word_language)
+
+
+def report(
+    stage: Stage, settings: Predict, model: Bundle, words: Words | None, corpus: Corpus, scores: np.ndarray
+) -> None:
     """Label the documents and write what is asked for."""
     paths, taxonomy = stage.paths, model.taxonomy
     weights = weights_of(settings, model)
@@ -129,7 +153,11 @@ def report(stage: Stage, settings: Predict, model: Bundle, corpus: Corpus, score
     if paths.out_submission:
         files.write_lines(paths.out_submission, products.submission(corpus.doc_ids, taxonomy, decoded.labels))
     if paths.out_model:
-        own = model.thresholds | {"decoding": settings.model_dump(), "level_weights": weights.tolist()}
+        own = model.thresholds | {
+            "decoding": settings.model_dump(),
+            "level_weights": weights.tolist(),
+            **({} if words is None else {"words": words.asdict()}),
+        }
         bundle.save(paths.out_model, Bundle(model.model, taxonomy, model.encoder, model.settings, own))
     sizes = decoded.labels.sizes
     if paths.out_details:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import expit
@@ -13,10 +13,11 @@ from common.device import open_device
 from common.stage import Stage, run_stage
 from common.taxoclass_settings import CandidateSelection, Similarity
 from taxoclass import products
+from taxoclass.clustering import clusterings
 from taxoclass.corpus import Corpus
 from taxoclass.encoders import Encoder, encode_cached
 from taxoclass.mining import expected_pairs, waves
-from taxoclass.posterior import nearest
+from taxoclass.posterior import cluster_weight, nearest
 from taxoclass.scoring import (
     NliScorer,
     PairScorer,
@@ -53,14 +54,14 @@ def work(stage: Stage) -> None:
     files.check_space(paths.out_similarity, 4 * len(corpus) * len(taxonomy))
     device = open_device(stage)
     score = by_embedding if settings.backend == "embedding" else by_entailment
-    similarity, neighbours, model = score(stage, device, taxonomy, corpus)
+    similarity, corpus_wide, model = score(stage, device, taxonomy, corpus)
     meta = {
         "backend": settings.backend,
         "scale": "cosine" if settings.backend == "embedding" else "logit",
         "templates": settings.templates(any(taxonomy.descriptions)),
         "model": model,
     }
-    products.write_similarity(paths.out_similarity, similarity, neighbours, corpus, taxonomy, meta)
+    products.write_similarity(paths.out_similarity, similarity, *corpus_wide, corpus, taxonomy, meta)
     scored = ~np.isnan(similarity)
     files.write_json(
         paths.out_details,
@@ -69,7 +70,8 @@ def work(stage: Stage) -> None:
             "made_from": files.digest(paths.details),
             "meta": meta,
             "scores_digest": products.array_digest(similarity),
-            "neighbours_digest": products.array_digest(neighbours),
+            "neighbours_digest": products.array_digest(corpus_wide.neighbours),
+            "clusters_digest": products.array_digest(corpus_wide.clusters),
             "pairs_scored": int(scored.sum()),
             "pairs_a_document": float(scored.sum() / len(corpus)),
             "mean_score": float(similarity[scored].mean(dtype=np.float64)),
@@ -78,16 +80,23 @@ def work(stage: Stage) -> None:
     stage.log(f"{len(corpus):,} documents x {len(taxonomy):,} classes", f"{scored.mean():.0%} of the pairs scored")
 
 
-Scored = tuple[np.ndarray, np.ndarray, dict[str, Any]]
-"""Scores (N, C) float32, nearest documents (N, k) int32, and what made the scores."""
+class CorpusWide(NamedTuple):
+    """What the vectors of all documents say. neighbours : (N, k) int32. clusters : (N, R) int32."""
+
+    neighbours: np.ndarray
+    clusters: np.ndarray
+
+
+Scored = tuple[np.ndarray, CorpusWide, dict[str, Any]]
+"""Scores (N, C) float32, what vectors say beside them, and what made the scores."""
 
 
 def by_embedding(stage: Stage, device: str, taxonomy: Taxonomy, corpus: Corpus) -> Scored:
     """Cosines of documents and classes."""
     settings: Similarity = stage.settings
     encoder = sentence_encoder(stage, device, settings.similarity_model, settings.similarity_chunks)
-    cosines, neighbours = cosines_of(stage, encoder, taxonomy, corpus)
-    return cosines, neighbours, encoder.fingerprint
+    cosines, corpus_wide = cosines_of(stage, encoder, taxonomy, corpus)
+    return cosines, corpus_wide, encoder.fingerprint
 
 
 def by_entailment(stage: Stage, device: str, taxonomy: Taxonomy, corpus: Corpus) -> Scored:
@@ -103,7 +112,7 @@ def by_entailment(stage: Stage, device: str, taxonomy: Taxonomy, corpus: Corpus)
     )
     groups, first = ensembles(taxonomy, settings.templates(any(taxonomy.descriptions)))
     hypotheses = [[text for group in each for text in group] for each in by_class(groups, first)]
-    neighbours = np.empty((len(corpus), 0), np.int32)
+    corpus_wide = CorpusWide(*np.empty((2, len(corpus), 0), np.int32))
     with tqdm(desc="similarity", unit="pair", disable=None) as bar:
         pairs = PairScorer(
             scorer,
@@ -121,26 +130,31 @@ def by_entailment(stage: Stage, device: str, taxonomy: Taxonomy, corpus: Corpus)
             logits = pairs.score_all()
         elif settings.candidates == "paths":
             encoder = sentence_encoder(stage, device, settings.prefilter_model, 1)
-            cosines, neighbours = cosines_of(stage, encoder, taxonomy, corpus, ["{class_name}"])
+            cosines, corpus_wide = cosines_of(stage, encoder, taxonomy, corpus, ["{class_name}"])
             rows, classes = path_candidates(taxonomy, cosines, settings.candidate_paths)
             stage.log(str(pairs.cost(len(rows))))
             logits = dense(pairs.shape, rows, classes, pairs.score_pairs(rows, classes))
         else:
             logits = from_the_top(stage, taxonomy, pairs)
-    return logits, neighbours, scorer.fingerprint
+    return logits, corpus_wide, scorer.fingerprint
 
 
 def cosines_of(
     stage: Stage, encoder: Encoder, taxonomy: Taxonomy, corpus: Corpus, templates: list[str] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines (N, C) and the nearest documents (N, k)."""
+) -> tuple[np.ndarray, CorpusWide]:
+    """Cosines (N, C), nearest documents and clusters."""
     settings: Similarity = stage.settings
     groups, first = ensembles(taxonomy, templates or settings.templates(any(taxonomy.descriptions)))
     vectors = encoded(stage, encoder, corpus)
     labels = label_vectors(encoder, groups, settings.batch_tokens)
     cosines = embedding_scores(vectors, labels, first, settings.class_names)
     with stage.blas():
-        return cosines, nearest(vectors, settings.neighbours)
+        n_leaves = int(taxonomy.leaves.sum())
+        count = settings.clusterings
+        if not cluster_weight(len(corpus), n_leaves):  # nobody would look at them
+            count = 0
+        clusters = clusterings(vectors, n_leaves, count)
+        return cosines, CorpusWide(nearest(vectors, settings.neighbours), clusters)
 
 
 def by_class(groups: list[list[str]], first: np.ndarray) -> list[list[list[str]]]:

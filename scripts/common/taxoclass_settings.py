@@ -42,6 +42,20 @@ class CandidateSelection(Settings):
     candidate_selection_power: float = Field(2.0, ge=0, description="power of that")
 
 
+class Words(Settings):
+    """Words of class names in the texts, beside what vectors or an entailment model say."""
+
+    word_weight: float = Field(
+        2.0,
+        ge=0,
+        description="logit of a class whose name a text says in full, beside the scores (mining: posterior; decode: "
+        "expected_f1); 0 = words are not looked at",
+    )
+    word_language: str | None = Field(
+        "english", min_length=1, description="Snowball stemmer of these words; null = words as they are"
+    )
+
+
 class LevelWeights(Settings):
     level_weights: list[Positive] | None = Field(
         None,
@@ -95,6 +109,12 @@ class Similarity(CandidateSelection):
     neighbours: int = Field(
         10, ge=0, description="nearest documents that mining: posterior averages over; 0 = none (sentence encoder)"
     )
+    clusterings: int = Field(
+        10,
+        ge=0,
+        description="ways to cluster the documents, for mining: posterior where classes have hundreds of them; "
+        "0 = none (sentence encoder)",
+    )
     batch_tokens: int = Field(8192, ge=64, description="tokens run at once; halved by itself when memory runs out")
 
     @model_validator(mode="after")
@@ -121,12 +141,16 @@ class Similarity(CandidateSelection):
             *(() if settings["candidates"] == "topdown" else CandidateSelection.model_fields),
             *(() if settings["candidates"] == "paths" else ("candidate_paths", "prefilter_model")),
             *(("nli_score",) if settings["backend"] == "embedding" else ("similarity_chunks",)),
-            *(("neighbours",) if settings["backend"] == "nli" and settings["candidates"] != "paths" else ()),
+            *(
+                ("neighbours", "clusterings")
+                if settings["backend"] == "nli" and settings["candidates"] != "paths"
+                else ()
+            ),
         }
         return {key: value for key, value in settings.items() if key not in unread}
 
 
-class CoreClasses(CandidateSelection, LevelWeights):
+class CoreClasses(CandidateSelection, LevelWeights, Words):
     """Core classes, the labels that stage 3 learns from."""
 
     mining: Literal["posterior", "path_margin", "taxoclass"] = Field(
@@ -134,11 +158,12 @@ class CoreClasses(CandidateSelection, LevelWeights):
         description="the surest documents of each class after a look at the whole corpus, those whose best path "
         "wins most clearly, or candidates with confidence (paper)",
     )
-    core_share: float = Field(
-        0.5,
+    core_share: float | None = Field(
+        None,
         gt=0,
         le=1,
-        description="share of the documents that get a core class (posterior: of each class; path_margin)",
+        description="share of the documents that get a core class (posterior: of each class; path_margin); null = "
+        "half, and more where clusters of documents count (posterior)",
     )
     confidence_threshold_percentile: Percent = Field(
         50.0, description="a core class's confidence is above this percentile of its class (taxoclass)"
@@ -150,7 +175,7 @@ class CoreClasses(CandidateSelection, LevelWeights):
     def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """Without what the chosen way of mining does not read."""
         read = {
-            "posterior": ("core_share",),
+            "posterior": ("core_share", "word_weight", "word_language"),
             "path_margin": ("core_share", "level_weights"),
             "taxoclass": (
                 *CandidateSelection.model_fields,
@@ -247,7 +272,7 @@ class SelfTrain(Optimiser):
     )
 
 
-class Predict(LevelWeights):
+class Predict(LevelWeights, Words):
     """Prediction and decoding."""
 
     decode: Literal["expected_f1", "path", "topk", "threshold", "topdown", "beam", "prune"] = Field(
@@ -258,6 +283,12 @@ class Predict(LevelWeights):
     decode_k: int = Field(3, ge=1, description="labels a document, before their parents are added (topk)")
     decode_threshold: float = Field(0.5, ge=0, le=1, description="least probability of a label (threshold, prune)")
     decode_stop: Share = Field(0.0, description="topdown goes on while a child has at least this probability")
+    predict_neighbours: int = Field(
+        10,
+        ge=0,
+        description="probabilities of documents that are labelled together are averaged with those of so many nearest "
+        "ones, the more the more documents a class has (expected_f1, fixed encoder); 0 = each by itself",
+    )
     beam_width: int = Field(4, ge=1, description="chains kept a level (beam)")
     marginal: float | None = Field(
         None,

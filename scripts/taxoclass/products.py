@@ -80,11 +80,13 @@ class SimilarityFile(NamedTuple):
 
     similarity : (N, C) float32, NaN where unscored.
     neighbours : (N, k) int32, nearest documents; k = 0 where they were not looked for.
+    clusters : (N, R) int32, cluster of each document in each clustering; R = 0 where there is none.
     meta : backend, model, templates, scale ("cosine" or "logit").
     """
 
     similarity: np.ndarray
     neighbours: np.ndarray
+    clusters: np.ndarray
     meta: dict[str, Any]
 
 
@@ -92,6 +94,7 @@ def write_similarity(
     path: str,
     similarity: np.ndarray,
     neighbours: np.ndarray,
+    clusters: np.ndarray,
     corpus: Corpus,
     taxonomy: Taxonomy,
     meta: dict[str, Any],
@@ -101,6 +104,7 @@ def write_similarity(
         path,
         similarity_matrix=similarity,
         neighbours=neighbours,
+        clusters=clusters,
         doc_ids=np.array(corpus.doc_ids),
         class_ids=np.array(taxonomy.ids),
         train_size=np.int64((split == TRAIN).sum()),
@@ -116,8 +120,10 @@ def read_similarity(path: str, corpus_ids: Sequence[str], taxonomy: Taxonomy) ->
     ------
     UserError : damaged, or of other documents or classes.
     """
-    stored = _checked(path, corpus_ids, taxonomy, "similarity_matrix", "neighbours", "meta")
-    return SimilarityFile(stored["similarity_matrix"], stored["neighbours"], json.loads(str(stored["meta"])))
+    names = ("similarity_matrix", "neighbours", "clusters")
+    stored = _checked(path, corpus_ids, taxonomy, *names, "meta")
+    similarity, neighbours, clusters = (stored[name] for name in names)
+    return SimilarityFile(similarity, neighbours, clusters, json.loads(str(stored["meta"])))
 
 
 def _checked(path: str, doc_ids: Sequence[str], taxonomy: Taxonomy, *wanted: str) -> dict[str, np.ndarray]:

@@ -82,10 +82,13 @@ TAXOCLASS = {
     "similarity_max_length": (256, "similarity"),
     "similarity_chunks": (1, "similarity"),
     "neighbours": (10, "similarity"),
+    "clusterings": (10, "similarity"),
     "batch_tokens": (8192, "similarity"),
     "level_weights": (None, "core_classes predict"),
     "mining": ("posterior", "core_classes"),
-    "core_share": (0.5, "core_classes"),
+    "core_share": (None, "core_classes"),
+    "word_weight": (2.0, "core_classes predict"),
+    "word_language": ("english", "core_classes predict"),
     "confidence_threshold_percentile": (50.0, "core_classes"),
     "require_positive": (True, "core_classes"),
     "min_conf": (None, "core_classes"),
@@ -123,6 +126,7 @@ TAXOCLASS = {
     "decode_k": (3, "predict"),
     "decode_threshold": (0.5, "predict"),
     "decode_stop": (0.0, "predict"),
+    "predict_neighbours": (10, "predict"),
     "beam_width": (4, "predict"),
     "marginal": (None, "predict"),
     "min_labels": (1, "predict"),
@@ -292,14 +296,15 @@ def test_without_a_sample_pass_0_does_not_depend_on_the_seed():
 
 SELECTION = {"candidate_selection_quota", "candidate_selection_cap", "candidate_selection_power"}
 PATHS = {"candidate_paths", "prefilter_model"}
+WORDS = {"word_weight", "word_language"}
 
 
 @pytest.mark.parametrize(
     ("chosen", "unread"),
     [
         ({"backend": "embedding"}, SELECTION | PATHS | {"nli_score"}),
-        ({"backend": "nli"}, SELECTION | PATHS | {"similarity_chunks", "neighbours"}),
-        ({"backend": "nli", "candidates": "topdown"}, PATHS | {"similarity_chunks", "neighbours"}),
+        ({"backend": "nli"}, SELECTION | PATHS | {"similarity_chunks", "neighbours", "clusterings"}),
+        ({"backend": "nli", "candidates": "topdown"}, PATHS | {"similarity_chunks", "neighbours", "clusterings"}),
         ({"backend": "nli", "candidates": "paths"}, SELECTION | {"similarity_chunks"}),
     ],
     ids=lambda value: "+".join(value.values()) if isinstance(value, dict) else "unread",
@@ -317,6 +322,7 @@ def test_what_the_chosen_similarity_does_not_read_scores_nothing_again(chosen, u
         "hypothesis_template": "About {path}.",
         "neighbours": 0,
         "class_names": "mean",
+        "clusterings": 3,
         "similarity_max_length": 64,
         "batch_tokens": 1024,
     }
@@ -329,6 +335,8 @@ def test_what_the_chosen_similarity_does_not_read_scores_nothing_again(chosen, u
 
 MINING = {
     "core_share": 0.25,
+    "word_weight": 1.0,
+    "word_language": "german",
     "level_weights": [1, 2],
     "confidence_threshold_percentile": 20,
     "require_positive": False,
@@ -343,8 +351,8 @@ MINING = {
     ("mining", "unread"),
     [
         ("posterior", SELECTION | {"level_weights", "confidence_threshold_percentile", "require_positive", "min_conf"}),
-        ("path_margin", SELECTION | {"confidence_threshold_percentile", "require_positive", "min_conf"}),
-        ("taxoclass", {"core_share", "level_weights"}),
+        ("path_margin", SELECTION | WORDS | {"confidence_threshold_percentile", "require_positive", "min_conf"}),
+        ("taxoclass", {"core_share", "level_weights"} | WORDS),
     ],
     ids=lambda value: value if isinstance(value, str) else "unread",
 )

@@ -10,10 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.sparse import csr_array
 
 from random_taxonomies import dags, taxonomy
 from taxoclass import posterior
-from taxoclass.posterior import class_posterior, leaf_posterior, nearest, neighbour_weight, sharpened, smoothed
+from taxoclass.posterior import (
+    by_cluster,
+    class_posterior,
+    cluster_weight,
+    leaf_posterior,
+    nearest,
+    neighbour_weight,
+    pooled,
+    sharpened,
+    smoothed,
+)
 
 NAN = math.nan
 EIGHTHS = st.integers(-16, 16).map(lambda eighths: eighths / 8)
@@ -293,3 +304,53 @@ def test_rows_sum_to_one_or_to_zero_with_neighbours_too(document):
     scores = np.array([[0.9, 0.1], [NAN, NAN], [0.2, 0.8]], np.float32)
     found = leaf_posterior(scores, taxonomy(2, []), np.array([[1], [0], [0]]))
     assert found[document].sum() == pytest.approx([1, 0][document], abs=1e-5)
+
+
+# ---- clusters and words
+
+
+def test_clusters_weigh_nothing_where_classes_have_few_documents_and_more_the_more():
+    weights = [cluster_weight(n, 10) for n in (80, 1200, 2499, 2500, 9000, 36_000)]
+    assert weights[:3] == [0, 0, 0]
+    assert weights[3:] == pytest.approx([0.2, 0.474, 0.783], abs=1e-3)
+    assert cluster_weight(0, 0) == 0
+
+
+def test_a_cluster_that_likes_a_class_more_than_others_do_is_of_it():
+    # the first class is liked by all documents alike, the second by the second cluster alone
+    clusters = np.array([[0], [0], [1], [1]])
+    logits = np.array([[3, 0], [3, 0], [3, 1], [3, 1]], np.float32)
+    found = by_cluster(logits, clusters)
+    assert np.allclose(found.sum(axis=1), 1)
+    assert (found[:2, 0] > 0.5).all() and (found[2:, 1] > 0.5).all()
+    assert np.array_equal(by_cluster(logits, np.repeat(clusters, 2, axis=1)), found)
+
+
+def test_a_pool_of_opinions_is_between_them_and_one_without_weight_says_nothing():
+    one, other = np.array([[0.9, 0.1]], np.float32), np.array([[0.2, 0.8]], np.float32)
+    assert pooled(one, other, 0.0) is one
+    half = pooled(one, other, 0.5)
+    assert np.allclose(half, np.sqrt(one * other) / np.sqrt(one * other).sum(), atol=1e-6)
+    assert np.allclose(pooled(one, np.array([[1.0, 0.0]], np.float32), 0.5).sum(), 1)
+
+
+def test_clusters_mend_documents_that_names_mistake():
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1], 600)
+    scores = 0.5 + 0.1 * rng.normal(size=(1200, 2))
+    scores[np.arange(1200), truth] += 0.05
+    graph = taxonomy(2, [])
+    alone = leaf_posterior(scores.astype(np.float32), graph)
+    together = leaf_posterior(scores.astype(np.float32), graph, None, truth[:, None])
+    right = [(each.argmax(axis=1) == truth).mean() for each in (alone, together)]
+    assert right[1] > right[0] + 0.1
+
+
+def test_words_of_a_name_add_to_its_logit_and_those_of_inner_classes_do_not():
+    graph = taxonomy(3, [(0, 1), (0, 2)])
+    scores = np.array([[0.5, 0.4, 0.4], [0.5, 0.1, 0.4]], np.float32)
+    words = csr_array(np.array([[9, 0, 2], [0, 0, 0]], np.float32))
+    plain, found = leaf_posterior(scores, graph), leaf_posterior(scores, graph, words=words)
+    assert found[0, 1] > plain[0, 1]
+    inner = csr_array(np.array([[9, 0, 0], [0, 0, 0]], np.float32))
+    assert np.array_equal(leaf_posterior(scores, graph, words=inner), plain)

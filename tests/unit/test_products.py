@@ -36,6 +36,7 @@ CORES = Cores(
     np.array([0, 1, 1, 2]), np.array([2, 0], dtype=np.int32), np.array([0.5, 0.1], dtype=np.float32), np.full(3, 0.25)
 )
 NEIGHBOURS = np.array([[1, 2], [0, 2], [1, 0]], dtype=np.int32)
+CLUSTERS = np.array([[1], [0], [1]], dtype=np.int32)
 META = {"scale": "logit", "model": {"name": "x", "revision": None}}
 
 
@@ -49,7 +50,9 @@ def records(path: str) -> None:
 WRITERS = {
     "taxonomy": lambda path: products.write_taxonomy(path, TAXONOMY),
     "corpus": lambda path: products.write_corpus(path, CORPUS),
-    "similarity": lambda path: products.write_similarity(path, SIMILARITY, NEIGHBOURS, CORPUS, TAXONOMY, META),
+    "similarity": lambda path: products.write_similarity(
+        path, SIMILARITY, NEIGHBOURS, CLUSTERS, CORPUS, TAXONOMY, META
+    ),
     "cores": lambda path: products.write_cores(path, CANDIDATES, CORES, CORPUS.doc_ids, TAXONOMY, META),
     "labels": lambda path: products.write_label_sets(path, LABELS, CORPUS.doc_ids, TAXONOMY),
     "records": records,
@@ -111,7 +114,7 @@ def refusal(read, *arguments) -> str:
     [
         ("taxonomy", TAXONOMY),
         ("corpus", CORPUS),
-        ("similarity", (SIMILARITY, NEIGHBOURS, META)),
+        ("similarity", (SIMILARITY, NEIGHBOURS, CLUSTERS, META)),
         ("cores", CORES),
         ("labels", LABELS),
         ("records", LABELS),
@@ -153,8 +156,8 @@ def test_any_corpus_taxonomy_and_matrix_come_back(tmp_path_factory, corpus, taxo
     assert back.fingerprint == taxonomy.fingerprint
     scores = data.draw(hnp.arrays(np.float32, (len(corpus), len(taxonomy)), elements=st.floats(width=32)))
     nearest = np.empty((len(corpus), 0), dtype=np.int32)
-    products.write_similarity(paths[2], scores, nearest, corpus, taxonomy, META)
-    assert same(products.read_similarity(paths[2], corpus.doc_ids, back), (scores, nearest, META))
+    products.write_similarity(paths[2], scores, nearest, nearest, corpus, taxonomy, META)
+    assert same(products.read_similarity(paths[2], corpus.doc_ids, back), (scores, nearest, nearest, META))
     rows = st.sets(st.integers(0, len(taxonomy) - 1))
     labels = Labels.of(data.draw(st.lists(rows, min_size=len(corpus), max_size=len(corpus))))
     products.write_label_sets(paths[3], labels, corpus.doc_ids, taxonomy)
@@ -182,6 +185,7 @@ def test_the_similarity_file_has_the_arrays_of_the_specification(made):
         "test_size",
         "meta",
         "neighbours",
+        "clusters",
     }
     assert arrays["similarity_matrix"].dtype == np.float32
     assert arrays["doc_ids"].tolist() == list(CORPUS.doc_ids) and arrays["class_ids"].tolist() == list(TAXONOMY.ids)

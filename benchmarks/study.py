@@ -1,0 +1,321 @@
+"""make study: what each switch of the text pipeline is worth, on every labelled corpus that is given.
+
+One switch at a time is turned away from the defaults, and the workflow runs as its users run it: Snakemake makes again
+what the switch touches, the evaluation alone reads the gold labels. A finished run is written at once and not made
+again by the same command with the same source.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import report
+from bench import source
+from measure import cores, machine
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ROOT / "scripts"
+SEED = 42
+VARIANTS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "label text: name": {"hypothesis_template": "{class_name}"},
+    "label text: path": {"hypothesis_template": "{path}"},
+    "no words of names": {"word_weight": 0.0},
+    "no neighbours in mining": {"neighbours": 0},
+    "mining: path_margin": {"mining": "path_margin"},
+    "mining: taxoclass": {"mining": "taxoclass"},
+    "core_share: 0.8": {"core_share": 0.8},
+    "gnn: full": {"gnn": "full"},
+    "gnn: off": {"gnn": "off"},
+    "no self-training": {"self_train_iterations": 0},
+    "self-training: one-sided loss": {"self_train_target": "paper"},
+    "no neighbours in prediction": {"predict_neighbours": 0},
+    "decode: path": {"decode": "path"},
+    "decode: topdown": {"decode": "topdown"},
+    "decode: topk": {"decode": "topk"},
+    "the paper's choices": {
+        "hypothesis_template": "{class_name}",
+        "word_weight": 0.0,
+        "mining": "taxoclass",
+        "self_train_target": "paper",
+        "decode": "topk",
+    },
+}
+TRAINABLE = {"encoder trained": {"encoder_trainable": True}}  # hours without a GPU
+FLAT = {"max_labels": 1}  # one class a document, as in the published table
+FIVE = {
+    "computer": ("comp",),
+    "sports": ("rec/rec.sport.baseball", "rec/rec.sport.hockey"),
+    "science": ("sci",),
+    "politics": ("politics",),
+    "religion": ("religion",),
+}
+
+
+@dataclass(frozen=True)
+class TextSet:
+    """A labelled corpus. settings : its files, as settings of the workflow."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+def main() -> None:
+    arguments = parse()
+    folder = arguments.out
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "documents": arguments.documents,
+        "max_length": arguments.max_length,
+        "threads": arguments.threads,
+        "source": source(),
+    }
+    variants = VARIANTS | (TRAINABLE if arguments.trainable else {})
+    chosen = {name: variants[name] for name in arguments.only or variants}
+    for each in text_sets(arguments.texts, arguments.sets, arguments.documents, folder):
+        for name, switch in chosen.items():
+            path = folder / each.name / f"{slug(name)}.json"
+            if path.exists() and all(json.loads(path.read_text()).get(key) == settings[key] for key in settings):
+                print(f"{each.name}, {name}: done before with this source and these settings", flush=True)
+                continue
+            print(f"{each.name}, {name} ...", end=" ", flush=True)
+            found = run(each, switch, arguments, folder / each.name)
+            report.write_json(path, {**found, **settings, "set": each.name, "variant": name, "switch": switch})
+            print(found.get("error") or f"{found['strict']:.3f} ({found['seconds']:.0f} s)", flush=True)
+    rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*/*.json"))]
+    rows = [row for row in rows if "variant" in row and "error" not in row]
+    text = f"{head(settings)}\n\n{table(rows, list(variants))}"
+    print(f"\n{text}")
+    (folder / "study.txt").write_text(f"{text}\n")
+    report.write_json(folder / "study.json", {"machine": machine(), "settings": settings, "runs": rows})
+    if rows:
+        plot(rows, list(variants), folder / "study.png")
+    print(f"\n{folder}/study.txt, study.json, study.png")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="study.py", description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--texts",
+        type=Path,
+        required=True,
+        help="folder of text sets, each with corpus.jsonl(.gz), labels.tsv, taxonomy.tsv, gold.tsv",
+    )
+    parser.add_argument("--sets", nargs="+", help="these alone; 20news5 is made from 20news")
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="these alone, by name")
+    parser.add_argument("--trainable", action="store_true", help="also train the encoder: hours without a GPU")
+    parser.add_argument("--documents", type=int, help="so many of each set at most, from a seed")
+    parser.add_argument("--max-length", type=int, default=128, help="tokens read of a document (128)")
+    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "study", help="default results/study")
+    arguments = parser.parse_args()
+    unknown = set(arguments.only or ()) - {*VARIANTS, *TRAINABLE}
+    if unknown:
+        parser.error(f"--only {min(unknown)!r}: no such variant")
+    arguments.out, arguments.texts = arguments.out.resolve(), arguments.texts.resolve()
+    return arguments
+
+
+def slug(name: str) -> str:
+    return "".join(each if each.isalnum() else "_" for each in name)
+
+
+# ---- text sets
+
+
+def text_sets(folder: Path, wanted: list[str] | None, documents: int | None, out: Path) -> Iterable[TextSet]:
+    """Those of a folder, cut to ``documents``; and the five top classes of 20 Newsgroups, where these are there."""
+    for source_folder in sorted(path.parent for path in folder.glob("*/labels.tsv")):
+        name = source_folder.name
+        if wanted is None or name in wanted:
+            yield whole(source_folder, documents, out / name)
+        if name == "20news":
+            for field in ("text", "body"):
+                five = f"20news5-{field}"
+                if wanted is None or five in wanted:
+                    yield five_tops(source_folder, field, documents, out / five)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    path = next(folder.glob("corpus.jsonl*"))
+    with gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as handle:
+        return [json.loads(line) for line in handle]
+
+
+def whole(folder: Path, documents: int | None, out: Path) -> TextSet:
+    records = write_corpus(read(folder), documents, out)
+    corpus = str(out / "corpus.jsonl")
+    files = {
+        "classes_file": str(folder / "labels.tsv"),
+        "hierarchy_file": str(folder / "taxonomy.tsv"),
+        "gold_labels": str(folder / "gold.tsv"),
+        "train_corpus": corpus,
+    }
+    if {record["split"] for record in records} == {"train", "test"}:
+        files |= {"train_split": "train", "test_corpus": corpus, "test_split": "test"}
+    return TextSet(folder.name, files)
+
+
+def five_tops(folder: Path, field: str, documents: int | None, out: Path) -> TextSet:
+    """20 Newsgroups as published class-name-only methods use it: five classes, without a taxonomy, both splits."""
+    keys = {}
+    for line in (folder / "labels.tsv").read_text().splitlines()[1:]:
+        number, _, _, key = line.split("\t")
+        keys[number] = key
+    own = {
+        key: row
+        for row, places in enumerate(FIVE.values())
+        for key in keys.values()
+        if any(key == place or key.startswith(f"{place}/") for place in places)
+    }
+    gold = {}
+    for line in (folder / "gold.tsv").read_text().splitlines():
+        doc_id, _, numbers = line.partition("\t")
+        rows = {own[keys[number]] for number in numbers.split(",") if keys[number] in own}
+        if len(rows) == 1:
+            gold[doc_id] = rows.pop()
+    records = [
+        {"doc_id": each["doc_id"], "split": each["split"], "text": each[field]}
+        for each in read(folder)
+        if each["doc_id"] in gold and each[field].strip()
+    ]
+    write_corpus(records, documents, out)
+    (out / "classes.tsv").write_text("".join(f"{row}\t{name}\n" for row, name in enumerate(FIVE)))
+    (out / "hierarchy.tsv").write_text("")
+    (out / "gold.tsv").write_text("".join(f"{doc_id}\t{row}\n" for doc_id, row in gold.items()))
+    files = {
+        "classes_file": str(out / "classes.tsv"),
+        "hierarchy_file": str(out / "hierarchy.tsv"),
+        "gold_labels": str(out / "gold.tsv"),
+        "train_corpus": str(out / "corpus.jsonl"),
+    }
+    return TextSet(f"20news5-{field}", files | FLAT)
+
+
+def write_corpus(records: list[dict[str, Any]], documents: int | None, out: Path) -> list[dict[str, Any]]:
+    """Write corpus.jsonl, of ``documents`` of the records, and give back which."""
+    if documents is not None and documents < len(records):
+        chosen = set(random.Random(SEED).sample(range(len(records)), documents))
+        records = [record for row, record in enumerate(records) if row in chosen]
+    out.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    path = out / "corpus.jsonl"
+    if not path.exists() or path.read_text() != lines:  # Snakemake looks at its time
+        path.write_text(lines)
+    return records
+
+
+# ---- runs
+
+
+def run(text_set: TextSet, switch: dict[str, Any], arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """One run of the workflow: its metrics, or its last word."""
+    config = folder / "config.json"
+    length = {"similarity_max_length": arguments.max_length, "doc_max_length": arguments.max_length}
+    results = folder / "results"
+    config.write_text(json.dumps({"results": str(results), "taxoclass": text_set.settings | length | switch}, indent=1))
+    command = [
+        *(sys.executable, "-m", "snakemake", "taxoclass", "--snakefile", str(ROOT / "Snakefile")),
+        *("--directory", str(folder), "--workflow-profile", str(ROOT / "profiles" / "default")),
+        *("--cores", str(arguments.threads), "--resources", "gpu=1", "--configfile", str(config)),
+    ]
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        return {"error": (done.stderr.strip().splitlines() or ["no word"])[-1], "seconds": seconds}
+    stages = {path.stem: json.loads(path.read_text()) for path in (results / "taxoclass" / "provenance").glob("*.json")}
+    found = json.loads((results / "taxoclass" / "metrics.json").read_text())
+    return {
+        "strict": found["strict"]["example_f1"],
+        "interval": found["intervals"]["strict.example_f1"],
+        "compat": found["compat"]["example_f1"],
+        "compat_interval": found["intervals"]["compat.example_f1"],
+        "p_at_1": found["strict"]["p_at_1"],
+        "micro_f1": found["micro_f1"],
+        "macro_f1": found["macro_f1"],
+        "level_f1": {level: each["f1"] for level, each in found["level_f1"].items()},
+        "core_class_precision": found["core_class_precision"],
+        "documents_evaluated": found["documents"],
+        "seconds": round(seconds, 1),
+        "stage_seconds": {name: record.get("seconds") for name, record in stages.items()},
+    }
+
+
+# ---- what was found
+
+
+def head(settings: dict[str, Any]) -> str:
+    box = machine()
+    cut = "all documents" if settings["documents"] is None else f"{settings['documents']:,} documents of each set"
+    return (
+        f"{box['cpu']}, {box['cores']} cores, {box['memory_gb']} GB; {settings['threads']} threads, {cut}, "
+        f"{settings['max_length']} tokens each, source {settings['source']}"
+    )
+
+
+COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "set": lambda row: row["set"],
+    "switch": lambda row: row["variant"],
+    "Example-F1": lambda row: f"{row['strict']:.3f}",
+    "95 %": lambda row: "{:.3f} to {:.3f}".format(*row["interval"]),
+    "compat": lambda row: f"{row['compat']:.3f}",
+    "P@1": lambda row: f"{row['p_at_1']:.3f}",
+    "micro": lambda row: f"{row['micro_f1']:.3f}",
+    "macro": lambda row: f"{row['macro_f1']:.3f}",
+    "F1 by level": lambda row: " ".join(f"{value:.3f}" for value in row["level_f1"].values()),
+    "cores right": lambda row: f"{row['core_class_precision']:.3f}" if row["core_class_precision"] is not None else "",
+    "seconds": lambda row: f"{row['seconds']:.0f}",
+}
+
+
+def table(rows: list[dict[str, Any]], variants: list[str]) -> str:
+    ordered = sorted(rows, key=lambda row: (row["set"], variants.index(row["variant"])))
+    lines = [tuple(COLUMNS), *(tuple(show(row) for show in COLUMNS.values()) for row in ordered)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    text.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(text)
+
+
+def plot(rows: list[dict[str, Any]], variants: list[str], path: Path) -> None:
+    """Example-F1 of every switch with its interval, a panel a set."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    sets = sorted({row["set"] for row in rows})
+    figure, axes = plt.subplots(
+        1, len(sets), figsize=(3 + 2.6 * len(sets), 1 + 0.28 * len(variants)), sharey=True, layout="constrained"
+    )
+    for axis, name in zip([axes] if len(sets) == 1 else axes, sets, strict=True):
+        own = {row["variant"]: row for row in rows if row["set"] == name}
+        for place, variant in enumerate(variants):
+            if variant in own:
+                low, high = own[variant]["interval"]
+                axis.plot([low, high], [place, place], "-", color="C0", alpha=0.5)
+                axis.plot(own[variant]["strict"], place, "o", color="C3" if variant == "defaults" else "C0", ms=4)
+        if "defaults" in own:
+            axis.axvline(own["defaults"]["strict"], color="C3", lw=0.8, alpha=0.6)
+        axis.set_title(name, fontsize="medium")
+        axis.set_xlabel("Example-F1")
+        axis.grid(axis="x", alpha=0.3)
+        axis.set_yticks(range(len(variants)), variants)
+    figure.gca().invert_yaxis()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

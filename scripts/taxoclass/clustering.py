@@ -1,0 +1,59 @@
+"""Clusters of documents, several times over: finer than the classes, so that each is of one class.
+
+References
+----------
+Lloyd (1982), Least squares quantization in PCM, IEEE Transactions on Information Theory 28(2): k-means.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_array
+
+DIMENSIONS = 64  # principal ones that clusters are looked for in
+PER_CLASS = (2, 3, 4, 6, 8)  # clusters a class, in turn
+ROUNDS = 20
+BLOCK = 8192
+
+
+def clusterings(vectors: np.ndarray, n_classes: int, count: int, seed: int = 0) -> np.ndarray:
+    """(N, count) int32: cluster of each document in ``count`` clusterings of 2 to 8 clusters a class.
+
+    vectors : (N, d) float32. No clusterings, (N, 0), where documents are too few for so many clusters.
+    """
+    n_documents = len(vectors)
+    if not count or n_documents < 2 * max(PER_CLASS) * n_classes:
+        return np.empty((n_documents, 0), np.int32)
+    rng = np.random.default_rng(seed)
+    reduced = principal(vectors, DIMENSIONS)
+    sizes = [PER_CLASS[turn % len(PER_CLASS)] * n_classes for turn in range(count)]
+    return np.stack([k_means(reduced, size, rng) for size in sizes], axis=1)
+
+
+def principal(vectors: np.ndarray, dimensions: int) -> np.ndarray:
+    """(N, min(d, dimensions)) float32 of length 1: centred vectors in their directions of largest variance."""
+    centred = vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    _, directions = np.linalg.eigh((centred.T @ centred).astype(np.float64))
+    reduced = centred @ directions[:, ::-1][:, :dimensions].astype(np.float32)
+    return reduced / np.maximum(np.linalg.norm(reduced, axis=1, keepdims=True), np.float32(1e-12))
+
+
+def k_means(values: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """(N,) int32: Lloyd's clusters of (N, d) float32 values, from ``size`` of them as first centres."""
+    n = len(values)
+    centres = values[np.sort(rng.choice(n, size, replace=False))]
+    found = np.full(n, -1, np.int32)
+    for _ in range(ROUNDS):
+        before = found.copy()
+        half = (centres * centres).sum(axis=1) / 2
+        for start in range(0, n, BLOCK):
+            part = slice(start, start + BLOCK)
+            found[part] = (values[part] @ centres.T - half).argmax(axis=1)
+        if np.array_equal(found, before):
+            break
+        member = csr_array((np.ones(n, np.float32), (found, np.arange(n))), shape=(size, n))
+        count = np.bincount(found, minlength=size)
+        # an empty cluster keeps its centre
+        centres = np.where((count > 0)[:, None], (member @ values) / np.maximum(count, 1)[:, None], centres)
+        centres = centres.astype(np.float32)
+    return found

@@ -1,0 +1,62 @@
+"""Clusters of documents: found where they are, the same from the same seed, none where documents are few."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taxoclass.clustering import PER_CLASS, clusterings, k_means, principal
+
+
+def blobs(n_blobs: int, size: int, dimensions: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Points about distant centres, and which."""
+    rng = np.random.default_rng(seed)
+    centres = 20 * np.eye(max(n_blobs, dimensions), dtype=np.float32)[:n_blobs, :dimensions]
+    labels = np.repeat(np.arange(n_blobs), size)
+    return centres[labels] + rng.normal(size=(len(labels), dimensions)).astype(np.float32), labels
+
+
+def test_every_point_is_with_the_nearest_centre():
+    values, _ = blobs(4, 50)
+    found = k_means(values, 6, np.random.default_rng(0))
+    assert found.dtype == np.int32 and found.min() >= 0 and found.max() < 6
+    centres = np.stack([values[found == each].mean(axis=0) for each in np.unique(found)])
+    nearest = np.unique(found)[((values[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)]
+    assert np.array_equal(nearest, found)
+
+
+@given(st.integers(0, 50))
+def test_clusters_finer_than_the_blobs_are_of_one_blob_each(seed):
+    values, labels = blobs(3, 60, seed=seed)
+    found = k_means(values, 12, np.random.default_rng(seed))
+    pure = sum(np.bincount(labels[found == each]).max() for each in np.unique(found))
+    assert pure / len(labels) > 0.65  # a blob may get no first centre of its own
+
+
+def test_the_same_documents_are_clustered_alike_and_in_several_finenesses():
+    values, _ = blobs(3, 40)
+    found = clusterings(values, 3, 7)
+    assert found.shape == (120, 7) and np.array_equal(found, clusterings(values, 3, 7))
+    for turn in range(7):
+        assert len(np.unique(found[:, turn])) <= 3 * PER_CLASS[turn % len(PER_CLASS)]
+    assert len(np.unique(found[:, 4])) > len(np.unique(found[:, 0]))
+
+
+@pytest.mark.parametrize(("n_documents", "count"), [(0, 3), (10, 3), (47, 3), (48, 0)])
+def test_too_few_documents_are_not_clustered(n_documents, count):
+    values = np.ones((n_documents, 4), np.float32)
+    assert clusterings(values, 3, count).shape == (n_documents, 0)
+
+
+def test_equal_documents_do_no_harm():
+    assert clusterings(np.ones((48, 4), np.float32), 3, 2).shape == (48, 2)
+
+
+def test_principal_directions_keep_the_angles_of_centred_vectors():
+    values, _ = blobs(4, 30)
+    reduced = principal(values, 64)
+    centred = values - values.mean(axis=0)
+    centred /= np.linalg.norm(centred, axis=1, keepdims=True)
+    assert np.allclose(reduced @ reduced.T, centred @ centred.T, atol=1e-4)
