@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.sparse import random_array
 from scipy.special import expit
 
 import self_train
@@ -27,7 +28,9 @@ from small_models import (
 )
 from taxoclass.bundle import Bundle
 from taxoclass.decoding import decode, level_weights
-from taxoclass.prediction import opinion, predict_into, scale_of
+from taxoclass.posterior import nearest, neighbour_weight
+from taxoclass.prediction import average_into, opinion, predict_into, scale_of
+from taxoclass.taxonomy import Taxonomy
 from taxoclass.training import Machine
 
 
@@ -246,3 +249,29 @@ def test_an_iteration_that_is_no_number_ends_in_one_line(tmp_path, capsys, monke
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"self_train: --iteration {number!r} is not a whole number from 1"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_added_to_the_logits_is_added_to_those_of_its_document():
+    documents, _ = corpus()
+    model, n = model_of(), len(documents)
+    more = random_array((n, len(toy())), density=0.3, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
+    alone, found = (predict_into(empty(n), model, documents, more=each) for each in (None, more))
+    np.testing.assert_allclose(found, alone + more.toarray(), atol=1e-6)
+
+
+@pytest.mark.parametrize("n_documents", [1, 2, 30, 300])
+def test_probabilities_are_averaged_with_those_of_near_documents_column_by_column(n_documents):
+    rng = np.random.default_rng(0)
+    taxonomy = Taxonomy(tuple(map(str, range(70))), tuple((f"c{row}",) for row in range(70)), np.empty((0, 2), int))
+    vectors = rng.normal(size=(n_documents, 6)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    probability = rng.random((n_documents, 70)).astype(np.float32)
+    probability[:, 3] = 0  # a class that no one has
+    found = probability.copy()
+    average_into(found, vectors, taxonomy, 10)
+    near = nearest(vectors, 10)
+    if not near.size:
+        assert np.array_equal(found, probability)
+        return
+    weight = neighbour_weight(n_documents, 70, near.shape[1])
+    np.testing.assert_allclose(found, (1 - weight) * probability + weight * probability[near].mean(axis=1), atol=1e-5)

@@ -164,7 +164,13 @@ def test_the_models_speak_of_the_users_classes_and_the_metrics_of_each_model(fin
     found = finished.json("metrics.json")
     assert list(found["example_f1_by_model"]) == ["best_model", "iteration_1", "iteration_2", "iteration_3"]
     assert found["documents"] == len(TEST)
-    # the curve and the evaluation of the last model are of the same documents and labels
+
+
+def test_the_curve_and_the_evaluation_are_of_the_same_documents_and_labels(fresh, capfd):
+    # of the last model by itself: neither words nor neighbours
+    project = fresh(word_weight=0, predict_neighbours=0)
+    project.replay(capfd)
+    found = project.json("metrics.json")
     assert found["example_f1_by_model"]["iteration_3"] == pytest.approx(found["strict"]["example_f1"])
 
 
@@ -297,7 +303,7 @@ def test_results_of_other_settings_without_a_record_are_not_taken_for_these(copi
     copied.configure(core_share=0.4)
     done = copied.dry_run()
     assert done.returncode != 0
-    assert "core_classes.json: was made with core_share = 0.5, not 0.4" in done.stderr
+    assert "core_classes.json: was made with core_share = None, not 0.4" in done.stderr
 
 
 # ---- gold labels
@@ -544,8 +550,11 @@ def test_new_text_is_labelled_on_standard_output_from_any_folder(finished, tmp_p
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_new_text_gets_the_labels_of_the_run_one_document_at_a_time(finished, tmp_path, capfd):
-    expected = (finished.results / "labels.jsonl").read_text().splitlines()[:2]
+def test_new_text_gets_the_same_labels_one_document_at_a_time(finished, tmp_path, capfd, new_texts):
+    together = tmp_path / "together.jsonl"
+    outcome = predict(finished, capfd, "--input", new_texts, "--out-labels", together, "--predict_neighbours", 0)
+    assert outcome.code == 0, outcome.said
+    expected = together.read_text().splitlines()[:2]
     for each, line in zip(TEST, expected, strict=False):
         path = tmp_path / "one.jsonl"
         path.write_text(json.dumps({"id": each.doc_id, "text": each.text}) + "\n")
