@@ -169,7 +169,9 @@ def mining(n_documents: int, taxonomy: Any) -> dict[str, float]:
     before = peak()
 
     def posterior() -> None:
-        mine.surest(upward(leaf_posterior(similarity, taxonomy, neighbours, words), taxonomy), taxonomy, share=0.5)
+        mine.surest(
+            upward(leaf_posterior(similarity, taxonomy, neighbours, words=words), taxonomy), taxonomy, share=0.5
+        )
 
     def paper() -> None:
         chosen = mine.candidates(unit, taxonomy)
