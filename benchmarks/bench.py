@@ -8,7 +8,6 @@ unless --only names it.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import subprocess
@@ -19,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import report
-from measure import POOLS, busy, cores, machine
+from measure import POOLS, ROOT, busy, cores, machine, source
 
-ROOT = Path(__file__).resolve().parent.parent
 SCHEMA_VERSION = 1
 ORDER = (
     "ranking",
@@ -100,15 +98,6 @@ def parse() -> argparse.Namespace:
     if arguments.molecules is not None:
         arguments.molecules = arguments.molecules.resolve()
     return arguments
-
-
-def source() -> str:
-    """Digest of all that is measured or measures; the report may change without a new measurement."""
-    digest = hashlib.sha256()
-    here = [path for path in Path(__file__).parent.glob("*.py") if path.name not in ("bench.py", "report.py")]
-    for path in sorted([*here, *(ROOT / "scripts").rglob("*.py"), ROOT / "Snakefile", *ROOT.glob("workflow/rules/*")]):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def is_done(path: Path, settings: dict[str, Any]) -> bool:

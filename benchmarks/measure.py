@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 import statistics
@@ -18,6 +19,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 from threadpoolctl import threadpool_info
 
+ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 5
 POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 SAMPLING = 0.02  # seconds between two looks at the memory of a process tree
@@ -227,3 +229,14 @@ def cores() -> int:
 def blas() -> list[str]:
     """Thread pools loaded in this process, for example ``openblas 0.3.31 x 2``."""
     return [f"{pool['internal_api']} {pool['version']} x {pool['num_threads']}" for pool in threadpool_info()]
+
+
+def source() -> str:
+    """Digest of all that is measured or measures; the report may change without a new measurement."""
+    digest = hashlib.sha256()
+    here = [
+        path for path in Path(__file__).parent.glob("*.py") if path.name not in ("bench.py", "report.py", "study.py")
+    ]
+    for path in sorted([*here, *(ROOT / "scripts").rglob("*.py"), ROOT / "Snakefile", *ROOT.glob("workflow/rules/*")]):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]

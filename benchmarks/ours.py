@@ -17,9 +17,8 @@ from descriptors import clusters, nonlinear, spearman, vif
 from descriptors.codes import RankCodes
 from descriptors.ranks import Coded, Workspace, sort
 from descriptors.table import open_table
-from measure import POOLS, Run, run
+from measure import POOLS, ROOT, Run, run
 
-ROOT = Path(__file__).resolve().parent.parent
 BUDGET = 3_000_000_000  # bytes; the passes get the same share of the default max_host_memory_gb: 4
 MIN_COMMON = 100
 SEED = 42

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import random
 import subprocess
 import sys
@@ -20,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import report
-from bench import source
-from measure import cores, machine
+from measure import ROOT, cores, machine, source
 
-ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ROOT / "scripts"
+FLOOR = "floor: best path by cosine"  # no part of the workflow but its first stage
 SEED = 42
 VARIANTS: dict[str, dict[str, Any]] = {
+    FLOOR: {"hypothesis_template": "{path}"},
     "defaults": {},
     "label text: name": {"hypothesis_template": "{class_name}"},
     "label text: path": {"hypothesis_template": "{path}"},
@@ -89,7 +89,9 @@ def main() -> None:
                 print(f"{each.name}, {name}: done before with this source and these settings", flush=True)
                 continue
             print(f"{each.name}, {name} ...", end=" ", flush=True)
-            found = run(each, switch, arguments, folder / each.name)
+            found = run(
+                each, switch, arguments, folder / each.name, target="similarity" if name == FLOOR else "taxoclass"
+            )
             report.write_json(path, {**found, **settings, "set": each.name, "variant": name, "switch": switch})
             print(found.get("error") or f"{found['strict']:.3f} ({found['seconds']:.0f} s)", flush=True)
     rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*/*.json"))]
@@ -218,14 +220,16 @@ def write_corpus(records: list[dict[str, Any]], documents: int | None, out: Path
 # ---- runs
 
 
-def run(text_set: TextSet, switch: dict[str, Any], arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """One run of the workflow: its metrics, or its last word."""
+def run(
+    text_set: TextSet, switch: dict[str, Any], arguments: argparse.Namespace, folder: Path, target: str
+) -> dict[str, Any]:
+    """One run of the workflow: its metrics, or its last word; of ``similarity`` alone, those of the floor."""
     config = folder / "config.json"
     length = {"similarity_max_length": arguments.max_length, "doc_max_length": arguments.max_length}
     results = folder / "results"
     config.write_text(json.dumps({"results": str(results), "taxoclass": text_set.settings | length | switch}, indent=1))
     command = [
-        *(sys.executable, "-m", "snakemake", "taxoclass", "--snakefile", str(ROOT / "Snakefile")),
+        *(sys.executable, "-m", "snakemake", target, "--snakefile", str(ROOT / "Snakefile")),
         *("--directory", str(folder), "--workflow-profile", str(ROOT / "profiles" / "default")),
         *("--cores", str(arguments.threads), "--resources", "gpu=1", "--configfile", str(config)),
     ]
@@ -235,7 +239,14 @@ def run(text_set: TextSet, switch: dict[str, Any], arguments: argparse.Namespace
     if done.returncode:
         return {"error": (done.stderr.strip().splitlines() or ["no word"])[-1], "seconds": seconds}
     stages = {path.stem: json.loads(path.read_text()) for path in (results / "taxoclass" / "provenance").glob("*.json")}
-    found = json.loads((results / "taxoclass" / "metrics.json").read_text())
+    if target == "similarity":
+        answer = folder / "floor.answer"
+        command = [sys.executable, str(Path(__file__).with_name("floor.py")), str(results / "taxoclass")]
+        command += [text_set.settings["gold_labels"], str(answer)]
+        subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT / "scripts")})
+        found = json.loads(answer.read_text())
+    else:
+        found = json.loads((results / "taxoclass" / "metrics.json").read_text())
     return {
         "strict": found["strict"]["example_f1"],
         "interval": found["intervals"]["strict.example_f1"],
@@ -245,7 +256,7 @@ def run(text_set: TextSet, switch: dict[str, Any], arguments: argparse.Namespace
         "micro_f1": found["micro_f1"],
         "macro_f1": found["macro_f1"],
         "level_f1": {level: each["f1"] for level, each in found["level_f1"].items()},
-        "core_class_precision": found["core_class_precision"],
+        "core_class_precision": found.get("core_class_precision"),
         "documents_evaluated": found["documents"],
         "seconds": round(seconds, 1),
         "stage_seconds": {name: record.get("seconds") for name, record in stages.items()},

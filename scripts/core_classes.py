@@ -14,11 +14,9 @@ from taxoclass import mining, products
 from taxoclass.decoding import full_weights, level_weights
 from taxoclass.expected_f1 import upward
 from taxoclass.labels import Cores, Sparse
-from taxoclass.posterior import cluster_weight, leaf_posterior
+from taxoclass.posterior import SURE, core_share, leaf_posterior
 from taxoclass.taxonomy import Taxonomy
 from taxoclass.words import Words
-
-HALF = 0.5  # of the documents: the surest ones, while single documents are all there is to go by
 
 
 def main() -> None:
@@ -93,10 +91,9 @@ def mine(
             words = settings.word_weight * Words.fit(texts, taxonomy.names, settings.word_language).matches(texts)
         leaves = leaf_posterior(stored.similarity, taxonomy, stored.neighbours, stored.clusters, words)
         if share is None:
-            weight = cluster_weight(*leaves.shape) if stored.clusters.size else 0.0
-            share = HALF + (1 - HALF) * weight
+            share = core_share(len(leaves), leaves.shape[1], stored.clusters)
         return none, mining.surest(upward(leaves, taxonomy), taxonomy, share=share), None
-    share = HALF if share is None else share
+    share = SURE if share is None else share
     if settings.mining == "path_margin":
         given = settings.level_weights
         weights = level_weights(similarity, taxonomy) if given is None else full_weights(given, taxonomy)

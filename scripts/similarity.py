@@ -17,7 +17,7 @@ from taxoclass.clustering import clusterings
 from taxoclass.corpus import Corpus
 from taxoclass.encoders import Encoder, encode_cached
 from taxoclass.mining import expected_pairs, waves
-from taxoclass.posterior import cluster_weight, nearest
+from taxoclass.posterior import nearest
 from taxoclass.scoring import (
     NliScorer,
     PairScorer,
@@ -149,11 +149,7 @@ def cosines_of(
     labels = label_vectors(encoder, groups, settings.batch_tokens)
     cosines = embedding_scores(vectors, labels, first, settings.class_names)
     with stage.blas():
-        n_leaves = int(taxonomy.leaves.sum())
-        count = settings.clusterings
-        if not cluster_weight(len(corpus), n_leaves):  # nobody would look at them
-            count = 0
-        clusters = clusterings(vectors, n_leaves, count)
+        clusters = clusterings(vectors, int(taxonomy.leaves.sum()), settings.clusterings)
         return cosines, CorpusWide(nearest(vectors, settings.neighbours), clusters)
 
 

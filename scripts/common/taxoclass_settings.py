@@ -42,7 +42,7 @@ class CandidateSelection(Settings):
     candidate_selection_power: float = Field(2.0, ge=0, description="power of that")
 
 
-class Words(Settings):
+class NameWords(Settings):
     """Words of class names in the texts, beside what vectors or an entailment model say."""
 
     word_weight: float = Field(
@@ -150,7 +150,7 @@ class Similarity(CandidateSelection):
         return {key: value for key, value in settings.items() if key not in unread}
 
 
-class CoreClasses(CandidateSelection, LevelWeights, Words):
+class CoreClasses(CandidateSelection, LevelWeights, NameWords):
     """Core classes, the labels that stage 3 learns from."""
 
     mining: Literal["posterior", "path_margin", "taxoclass"] = Field(
@@ -272,7 +272,7 @@ class SelfTrain(Optimiser):
     )
 
 
-class Predict(LevelWeights, Words):
+class Predict(LevelWeights, NameWords):
     """Prediction and decoding."""
 
     decode: Literal["expected_f1", "path", "topk", "threshold", "topdown", "beam", "prune"] = Field(

@@ -22,7 +22,7 @@ from descriptors.ranks import doubled_midranks
 PART = 64  # columns of either side that are multiplied by one thread
 PAIRS = 16  # pairs that one thread takes at a time
 FEW = 3  # columns of a pattern up to which pairs one by one are faster than matrices
-BYTES_OF_A_PAIR = 8  # of a value, while its column is ranked pair by pair
+BYTES_A_VALUE = 8  # of a value, while its column is ranked pair by pair
 
 
 class Tile(NamedTuple):
@@ -98,7 +98,7 @@ def products(
     lefts, rights = np.bincount(left.labels), np.bincount(right.labels)
     # spreading the ranks of p and q columns over the rows costs as much as about FEW (p + q) / 2 pairs one by one
     few = 2 * np.outer(lefts, rights) <= FEW * np.add.outer(lefts, rights)
-    if few.all() and BYTES_OF_A_PAIR * codes.shape[1] * sum(len(tile.columns) for tile in tiles) <= budget:
+    if few.all() and BYTES_A_VALUE * codes.shape[1] * sum(len(tile.columns) for tile in tiles) <= budget:
         return _pair_by_pair(codes, tiles, min_common, pool)
     sides = _rank(codes, tiles, step, pool)
     one, other = sides[0], sides[-1]

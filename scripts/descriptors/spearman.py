@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from descriptors import kernels
 from descriptors.codes import Codes
-from descriptors.common_rows import BYTES_OF_A_PAIR, FEW, Tile, products
+from descriptors.common_rows import BYTES_A_VALUE, FEW, Tile, products
 from descriptors.gram import ExactGram, join
 from descriptors.ranks import centre, centre_filled
 
@@ -165,7 +165,7 @@ def _tile_pairs(
         return width * (labels[0] + labels[1]) * largest
 
     alone = max(int(np.unique(patterns[side], return_counts=True)[1].max(initial=1)) for side in (left, right))
-    by_pairs = budget // 4 // (2 * BYTES_OF_A_PAIR * codes.shape[1]) if alone <= FEW else 0
+    by_pairs = budget // 4 // (2 * BYTES_A_VALUE * codes.shape[1]) if alone <= FEW else 0
     while width > max(by_pairs, 1) and needed(cut()) > budget // 2:
         width = (width + 1) // 2
     lefts, rights = cut()

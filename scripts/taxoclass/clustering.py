@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_array
 
+from taxoclass.posterior import cluster_weight
+
 DIMENSIONS = 64  # principal ones that clusters are looked for in
 PER_CLASS = (2, 3, 4, 6, 8)  # clusters a class, in turn
 ROUNDS = 20
@@ -19,10 +21,10 @@ BLOCK = 8192
 def clusterings(vectors: np.ndarray, n_classes: int, count: int, seed: int = 0) -> np.ndarray:
     """(N, count) int32: cluster of each document in ``count`` clusterings of 2 to 8 clusters a class.
 
-    vectors : (N, d) float32. No clusterings, (N, 0), where documents are too few for so many clusters.
+    vectors : (N, d) float32. No clusterings, (N, 0), where documents are so few that they would weigh nothing.
     """
     n_documents = len(vectors)
-    if not count or n_documents < 2 * max(PER_CLASS) * n_classes:
+    if not count or not cluster_weight(n_documents, n_classes):
         return np.empty((n_documents, 0), np.int32)
     rng = np.random.default_rng(seed)
     reduced = principal(vectors, DIMENSIONS)
