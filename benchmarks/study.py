@@ -15,8 +15,9 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "label text: path": {"hypothesis_template": "{path}"},
     "no words of names": {"word_weight": 0.0},
     "no neighbours in mining": {"neighbours": 0},
+    "no clusters in mining": {"clusterings": 0},
     "mining: path_margin": {"mining": "path_margin"},
     "mining: taxoclass": {"mining": "taxoclass"},
     "core_share: 0.8": {"core_share": 0.8},
@@ -80,12 +82,15 @@ def main() -> None:
         "threads": arguments.threads,
         "source": source(),
     }
-    variants = VARIANTS | (TRAINABLE if arguments.trainable else {})
-    chosen = {name: variants[name] for name in arguments.only or variants}
-    for each in text_sets(arguments.texts, arguments.sets, arguments.documents, folder):
+    variants = VARIANTS | TRAINABLE
+    chosen = {name: variants[name] for name in arguments.only or (variants if arguments.trainable else VARIANTS)}
+    for title, write in text_sets(arguments.texts).items():
+        if title not in (arguments.sets or [title]):
+            continue
+        each = write(arguments.documents, folder / title)
         for name, switch in chosen.items():
             path = folder / each.name / f"{slug(name)}.json"
-            if path.exists() and all(json.loads(path.read_text()).get(key) == settings[key] for key in settings):
+            if path.exists() and is_of(json.loads(path.read_text()), settings):
                 print(f"{each.name}, {name}: done before with this source and these settings", flush=True)
                 continue
             print(f"{each.name}, {name} ...", end=" ", flush=True)
@@ -95,14 +100,21 @@ def main() -> None:
             report.write_json(path, {**found, **settings, "set": each.name, "variant": name, "switch": switch})
             print(found.get("error") or f"{found['strict']:.3f} ({found['seconds']:.0f} s)", flush=True)
     rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*/*.json"))]
-    rows = [row for row in rows if "variant" in row and "error" not in row]
+    rows = [row for row in rows if is_of(row, settings)]
     text = f"{head(settings)}\n\n{table(rows, list(variants))}"
     print(f"\n{text}")
-    (folder / "study.txt").write_text(f"{text}\n")
-    report.write_json(folder / "study.json", {"machine": machine(), "settings": settings, "runs": rows})
+    tables = arguments.tables.resolve()
+    tables.mkdir(parents=True, exist_ok=True)
+    (tables / "study.txt").write_text(f"{text}\n")
+    report.write_json(tables / "study.json", {"machine": machine(), "settings": settings, "runs": rows})
     if rows:
-        plot(rows, list(variants), folder / "study.png")
-    print(f"\n{folder}/study.txt, study.json, study.png")
+        plot(rows, list(variants), tables / "study.png")
+    print(f"\n{tables}/study.txt, study.json, study.png")
+
+
+def is_of(run: dict[str, Any], settings: dict[str, Any]) -> bool:
+    """Whether a run ended well, and was made with this source and these settings."""
+    return "error" not in run and run.items() >= settings.items()
 
 
 def parse() -> argparse.Namespace:
@@ -119,11 +131,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--documents", type=int, help="so many of each set at most, from a seed")
     parser.add_argument("--max-length", type=int, default=128, help="tokens read of a document (128)")
     parser.add_argument("--threads", type=int, default=cores())
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "study", help="default results/study")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "study", help="runs; default results/study")
+    shown = ROOT / "benchmarks" / "results"
+    parser.add_argument("--tables", type=Path, default=shown, help="table, plot, JSON; default benchmarks/results")
     arguments = parser.parse_args()
     unknown = set(arguments.only or ()) - {*VARIANTS, *TRAINABLE}
     if unknown:
-        parser.error(f"--only {min(unknown)!r}: no such variant")
+        parser.error(f"--only {min(unknown)!r}: is none of {', '.join([*VARIANTS, *TRAINABLE])}")
+    known = list(text_sets(arguments.texts))
+    unknown = set(arguments.sets or ()) - set(known)
+    if unknown or not known:
+        which = f"--sets {min(unknown)!r}: is none of" if unknown else "no text sets among"
+        parser.error(f"{which} {', '.join(known) or 'the folders'} in {arguments.texts}")
     arguments.out, arguments.texts = arguments.out.resolve(), arguments.texts.resolve()
     return arguments
 
@@ -135,17 +154,15 @@ def slug(name: str) -> str:
 # ---- text sets
 
 
-def text_sets(folder: Path, wanted: list[str] | None, documents: int | None, out: Path) -> Iterable[TextSet]:
-    """Those of a folder, cut to ``documents``; and the five top classes of 20 Newsgroups, where these are there."""
-    for source_folder in sorted(path.parent for path in folder.glob("*/labels.tsv")):
-        name = source_folder.name
-        if wanted is None or name in wanted:
-            yield whole(source_folder, documents, out / name)
-        if name == "20news":
-            for field in ("text", "body"):
-                five = f"20news5-{field}"
-                if wanted is None or five in wanted:
-                    yield five_tops(source_folder, field, documents, out / five)
+def text_sets(folder: Path) -> dict[str, Callable[[int | None, Path], TextSet]]:
+    """Those of a folder, by name, each to be cut to so many documents and written to a folder of its own; and the five
+    top classes of 20 Newsgroups, where these are there."""
+    found: dict[str, Callable[[int | None, Path], TextSet]] = {}
+    for path in sorted(folder.glob("*/labels.tsv")):
+        found[path.parent.name] = partial(whole, path.parent)
+        if path.parent.name == "20news":
+            found |= {f"20news5-{field}": partial(five_tops, path.parent, field) for field in ("text", "body")}
+    return found
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -163,7 +180,7 @@ def whole(folder: Path, documents: int | None, out: Path) -> TextSet:
         "gold_labels": str(folder / "gold.tsv"),
         "train_corpus": corpus,
     }
-    if {record["split"] for record in records} == {"train", "test"}:
+    if {record.get("split") for record in records} == {"train", "test"}:
         files |= {"train_split": "train", "test_corpus": corpus, "test_split": "test"}
     return TextSet(folder.name, files)
 

@@ -111,7 +111,7 @@ def iterate(stage: Stage, before: dict[str, Any]) -> None:
             target=settings.self_train_target,
             refresh_every=settings.self_train_refresh,
             stop_share=settings.self_train_stop,
-            **settings.shared(),
+            **settings.shared(settings.self_train_batch_size, start.encoder["trainable"]),
         ),
         number,
         scratch,

@@ -83,7 +83,7 @@ def work(stage: Stage) -> None:
             min_steps=settings.min_steps,
             encoder_lr=settings.encoder_lr,
             head_lr=settings.head_lr,
-            **settings.shared(),
+            **settings.shared(settings.batch_size, settings.encoder_trainable),
         ),
         scratch,
         machine,

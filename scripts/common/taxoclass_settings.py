@@ -187,8 +187,11 @@ class CoreClasses(CandidateSelection, LevelWeights, NameWords):
 
 
 class Optimiser(Seeded):
-    batch_size: int = Field(64, ge=1, description="documents a step, whatever fits in memory at once")
-    micro_batch: int = Field(16, ge=1, description="documents in memory at once; halved by itself when memory runs out")
+    micro_batch: int = Field(
+        16,
+        ge=1,
+        description="documents in memory at once, halved by itself when memory runs out (trained encoder)",
+    )
     weight_decay: float = Field(0.01, ge=0, description="of AdamW; biases and norms have none")
     warmup: Share = Field(0.06, description="share of the steps in which the learning rates rise from 0")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
@@ -198,10 +201,11 @@ class Optimiser(Seeded):
     nonfinite_steps: int = Field(5, ge=1, description="steps in a row with non-finite gradients that end the run")
     mixed_precision: bool = Field(True, description="bf16 on a GPU that has it")
 
-    def shared(self) -> dict[str, Any]:
-        """As fields of ``taxoclass.training.Optimisation``."""
-        names = ("batch_size", "micro_batch", "weight_decay", "warmup", "clip", "validation_share", "nonfinite_steps")
-        return {name: getattr(self, name) for name in names} | {"seed": self.random_seed}
+    def shared(self, batch_size: int, trainable: bool) -> dict[str, Any]:
+        """As fields of ``taxoclass.training.Optimisation``; a batch of vectors of a fixed encoder always fits."""
+        names = ("weight_decay", "warmup", "clip", "validation_share", "nonfinite_steps")
+        batches = {"batch_size": batch_size, "micro_batch": self.micro_batch if trainable else batch_size}
+        return {name: getattr(self, name) for name in names} | batches | {"seed": self.random_seed}
 
 
 class TrainClassifier(Optimiser):
@@ -226,6 +230,7 @@ class TrainClassifier(Optimiser):
     min_steps: int = Field(
         200, ge=0, description="more passes for a small corpus, until the steps are at least as many"
     )
+    batch_size: int = Field(64, ge=1, description="documents a step, whatever fits in memory at once")
     encoder_lr: float = Field(5e-5, gt=0, description="learning rate of a trained encoder")
     head_lr: float = Field(1e-3, gt=0, description="learning rate of all else")
     gradient_checkpointing: bool = Field(False, description="less memory for a third more time (trained encoder)")
@@ -239,9 +244,10 @@ class TrainClassifier(Optimiser):
     @classmethod
     def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """Without what a model without a graph, or with a fixed encoder, does not read."""
+        of_a_trained_one = ("encoder_lr", "gradient_checkpointing", "micro_batch")
         unread = {
             *(("gnn_num_layers",) if settings["gnn"] == "off" else ()),
-            *(("doc_chunks",) if settings["encoder_trainable"] else ("encoder_lr", "gradient_checkpointing")),
+            *(("doc_chunks",) if settings["encoder_trainable"] else of_a_trained_one),
         }
         return {key: value for key, value in settings.items() if key not in unread}
 
@@ -256,6 +262,7 @@ class SelfTrain(Optimiser):
     """One iteration of self-training."""
 
     self_train_epochs: int = Field(3, ge=1, description="passes over all documents in one iteration")
+    self_train_batch_size: int = Field(256, ge=1, description="documents a step, whatever fits in memory at once")
     self_train_lr: float = Field(1e-6, gt=0, description="learning rate of a trained encoder")
     self_train_head_lr: float = Field(5e-4, gt=0, description="learning rate of all else")
     self_train_temperature: float = Field(2.0, gt=0, description="tau of logit(q) = tau z + log g - log f")

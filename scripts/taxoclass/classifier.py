@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -23,6 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from taxoclass.taxonomy import Taxonomy
+
+# a product with a dense matrix is all that is asked of it
+warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
 
 Gnn = Literal["ego", "full", "off"]
 Pooling = Literal["cls", "mean"]
@@ -142,15 +146,18 @@ class DocumentEncoder(nn.Module):
 class ClassEncoder(nn.Module):
     """c = x + LayerNorm(sum over the class's network of h), h <- LayerNorm(h + ReLU(sum over v of alpha_uv W h_v)).
 
-    alpha_uv = 1 / sqrt(|N(u)| |N(v)|), u in N(u): torch-geometric's GCNConv with self loops. h starts as the features
-    x. The norm of the readout starts with weight 0, so an untrained class vector is its name, and what the graph adds
-    is learnt: at random it would drown the name in those of parents and children.
+    alpha_uv = 1 / sqrt(|N(u)| |N(v)|), u in N(u): torch-geometric's GCNConv, which is given alpha as a matrix. h starts
+    as the features x. The norm of the readout starts with weight 0, so an untrained class vector is its name, and what
+    the graph adds is learnt: at random it would drown the name in those of parents and children.
     """
 
     edge_index: Tensor
     node_class: Tensor
     network: Tensor
     features: Tensor
+    starts: Tensor
+    columns: Tensor
+    alpha: Tensor
 
     def __init__(self, layers: int, features: Tensor, edge_index: Tensor, node_class: Tensor, network: Tensor) -> None:
         super().__init__()
@@ -163,22 +170,45 @@ class ClassEncoder(nn.Module):
         self.readout = nn.LayerNorm(size) if layers else None
         if self.readout is not None:
             nn.init.zeros_(self.readout.weight)
+        # derived from edge_index, so not part of the weights; plain tensors, which any wrapper can copy
+        derived = zip(("starts", "columns", "alpha"), _normalised(edge_index, len(node_class)), strict=True)
+        for name, value in derived:
+            self.register_buffer(name, value, persistent=False)
 
     def forward(self) -> Tensor:
         """(C, F): the vectors of all classes, of norm sqrt(F) as LayerNorm makes them."""
         names = self.features * math.sqrt(self.features.shape[1])
         if self.readout is None:
             return names
-        states = names[self.node_class]
+        # nodes of the same class start alike, so the first weights are applied to each class once
+        states, into = names[self.node_class], (names, self._sparse(self.node_class[self.columns], len(names)))
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            states = norm(states + functional.relu(convolution(states, self.edge_index)))
+            states = norm(states + functional.relu(convolution(*into)))
+            into = (states, self._sparse(self.columns, len(states)))
         return names + self.readout(torch.zeros_like(names).index_add(0, self.network, states))
+
+    def _sparse(self, columns: Tensor, width: int) -> Tensor:
+        """(M, width) alpha, with those columns in place of its own."""
+        size = (len(self.node_class), width)
+        return torch.sparse_csr_tensor(self.starts, columns, self.alpha, size, check_invariants=False)
+
+
+def _normalised(edge_index: Tensor, n_nodes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """alpha of a graph with self loops as CSR: (M + 1,) int64, (E + M,) int64, (E + M,) float32."""
+    loops = torch.arange(n_nodes, device=edge_index.device).expand(2, -1)
+    rows, columns = torch.cat([edge_index, loops], dim=1)
+    order = torch.argsort(rows * n_nodes + columns)
+    rows, columns = rows[order], columns[order]
+    degrees = torch.bincount(rows, minlength=n_nodes)
+    starts = torch.cat([degrees.new_zeros(1), degrees.cumsum(0)])
+    weight = degrees.float().rsqrt()
+    return starts, columns, weight[rows] * weight[columns]
 
 
 def _convolution(size: int) -> nn.Module:
     from torch_geometric.nn import GCNConv  # takes seconds to import, so only where there is a graph
 
-    return GCNConv(size, size)
+    return GCNConv(size, size, normalize=False)
 
 
 class Classifier(nn.Module):
@@ -220,27 +250,32 @@ class Classifier(nn.Module):
         vectors = documents if self.encoder is None or mask is None else self.encoder(documents, mask)
         with torch.autocast(vectors.device.type, enabled=False):
             unit = functional.normalize(vectors.to(self.bilinear.dtype), dim=1)
-            classes = self.class_vectors() if self.held is None else self.held
-            return unit @ (classes @ self.bilinear).T + self.bias
+            directions = self.directions() if self.held is None else self.held
+            return unit @ directions.T + self.bias
 
     def class_vectors(self) -> Tensor:
         """(C, F) in the precision of the weights, divided by sqrt(F)."""
         with torch.autocast(self.bilinear.device.type, enabled=False):
             return self.classes() / math.sqrt(self.bilinear.shape[0])
 
+    def directions(self) -> Tensor:
+        """(C, D): c' B, what documents are multiplied with."""
+        with torch.autocast(self.bilinear.device.type, enabled=False):
+            return self.class_vectors() @ self.bilinear
+
     @contextlib.contextmanager
     def class_vectors_once(self) -> Iterator[None]:
-        """Compute the class vectors once for all calls inside; their gradient goes back through the graph at the end.
+        """Compute c' B once for all calls inside; its gradient goes back through the graph at the end.
 
-        An error inside leaves no gradient in the class encoder.
+        An error inside leaves no gradient in B and the class encoder.
         """
-        vectors = self.class_vectors()
-        held = vectors.detach().requires_grad_(vectors.requires_grad)
+        directions = self.directions()
+        held = directions.detach().requires_grad_(directions.requires_grad)
         self.held = held
         try:
             yield
             if held.grad is not None:
-                vectors.backward(held.grad)
+                directions.backward(held.grad)
         finally:
             self.held = None
 

@@ -49,6 +49,7 @@ class SelfTraining(Optimisation):
     """
 
     epochs: int = 3
+    batch_size: int = 256
     encoder_lr: float = 1e-6
     head_lr: float = 5e-4
     temperature: float = 2.0

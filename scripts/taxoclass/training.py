@@ -511,10 +511,11 @@ def adamw(model: Classifier, settings: Optimisation) -> torch.optim.AdamW:
     for name, parameter in model.named_parameters():
         part = "encoder" if name.startswith("encoder.") else "head"
         groups.setdefault((part, parameter.ndim > 1), []).append(parameter)
-    return torch.optim.AdamW(
+    told = [
         {"params": parameters, "part": part, "weight_decay": settings.weight_decay if matrices else 0.0}
         for (part, matrices), parameters in groups.items()
-    )
+    ]
+    return torch.optim.AdamW(told, fused=True)
 
 
 def schedule(step: int, total: int, warmup: float) -> float:

@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import snowballstemmer
+import Stemmer
 from scipy.sparse import csr_array
 
 from common.errors import UserError
@@ -39,10 +39,10 @@ class Stems:
     """
 
     def __init__(self, language: str | None) -> None:
-        if language is not None and language not in snowballstemmer.algorithms():
-            known = ", ".join(sorted(snowballstemmer.algorithms()))
+        if language is not None and language not in Stemmer.algorithms():
+            known = ", ".join(sorted(Stemmer.algorithms()))
             raise UserError(f"word_language = {language!r}: is none of {known}; null = words are compared as they are")
-        self._stemmer = snowballstemmer.stemmer(language) if language else None
+        self._stemmer = Stemmer.Stemmer(language) if language else None
         self._known: dict[str, str] = {}
 
     def of(self, text: str) -> list[str]:

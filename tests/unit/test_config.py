@@ -93,7 +93,8 @@ TAXOCLASS = {
     "require_positive": (True, "core_classes"),
     "min_conf": (None, "core_classes"),
     "random_seed": (42, "train_classifier self_train evaluate"),
-    "batch_size": (64, "train_classifier self_train"),
+    "batch_size": (64, "train_classifier"),
+    "self_train_batch_size": (256, "self_train"),
     "micro_batch": (16, "train_classifier self_train"),
     "weight_decay": (0.01, "train_classifier self_train"),
     "warmup": (0.06, "train_classifier self_train"),
@@ -369,16 +370,16 @@ def test_what_the_chosen_mining_does_not_read_mines_nothing_again(mining, unread
 @pytest.mark.parametrize(
     ("chosen", "unread"),
     [
-        ({}, {"encoder_lr", "gradient_checkpointing"}),
-        ({"gnn": "off"}, {"gnn_num_layers", "encoder_lr", "gradient_checkpointing"}),
-        ({"gnn": False}, {"gnn_num_layers", "encoder_lr", "gradient_checkpointing"}),
+        ({}, {"encoder_lr", "gradient_checkpointing", "micro_batch"}),
+        ({"gnn": "off"}, {"gnn_num_layers", "encoder_lr", "gradient_checkpointing", "micro_batch"}),
+        ({"gnn": False}, {"gnn_num_layers", "encoder_lr", "gradient_checkpointing", "micro_batch"}),
         ({"encoder_trainable": True}, {"doc_chunks"}),
         ({"encoder_trainable": True, "gnn": "off"}, {"gnn_num_layers", "doc_chunks"}),
     ],
     ids=lambda value: "+".join(value) or "defaults" if isinstance(value, dict) else "unread",
 )
 def test_what_the_chosen_model_does_not_read_trains_nothing_again(chosen, unread):
-    other = {"gnn_num_layers": 3, "encoder_lr": 1e-4, "gradient_checkpointing": True, "doc_chunks": 2}
+    other = {"gnn_num_layers": 3, "encoder_lr": 1e-4, "gradient_checkpointing": True, "doc_chunks": 2, "micro_batch": 4}
     before = with_both("taxoclass", **chosen)
     for key in other.keys() - ({"doc_chunks"} if "encoder_trainable" in chosen else set()):  # which must be 1 then
         again = "train_classifier" in rerun(before, with_both("taxoclass", **chosen, **{key: other[key]}))

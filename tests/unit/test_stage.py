@@ -88,6 +88,7 @@ OTHER = {
     "require_positive": False,
     "min_conf": -0.25,
     "batch_size": 32,
+    "self_train_batch_size": 16,
     "micro_batch": 4,
     "weight_decay": 0,
     "warmup": 0.5,

@@ -503,10 +503,13 @@ def test_a_full_disk_is_noticed_before_the_first_step(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("model", [TrainClassifier, SelfTrain])
-def test_settings_that_both_trainings_have_are_handed_on_under_their_names(model):
-    given = {"batch_size": 8, "micro_batch": 4, "weight_decay": 0.5, "warmup": 0.25, "clip": 2.0}
+@pytest.mark.parametrize(("trainable", "micro_batch"), [(True, 4), (False, 8)])
+def test_settings_that_both_trainings_have_are_handed_on_under_their_names(model, trainable, micro_batch):
+    given = {"micro_batch": 4, "weight_decay": 0.5, "warmup": 0.25, "clip": 2.0}
     given |= {"validation_share": 0.4, "nonfinite_steps": 1}
-    assert model(**given, random_seed=7).shared() == given | {"seed": 7}
-    assert asdict(Optimisation(**model(**given, random_seed=7).shared())).items() >= given.items()
+    shared = model(**given, random_seed=7).shared(8, trainable)
+    # a batch of vectors of a fixed encoder always fits
+    assert shared == given | {"seed": 7, "batch_size": 8, "micro_batch": micro_batch}
+    assert asdict(Optimisation(**shared)).items() >= shared.items()
     # which the machine is told
     assert Optimiser.model_fields.keys() - given.keys() == {"random_seed", "mixed_precision"}
