@@ -107,6 +107,27 @@ def entailment(folder: Path, texts: Sequence[str], names: Sequence[str]) -> np.n
     return PairScorer(scorer(folder), texts, [[TEMPLATE.format(class_name=name)] for name in names]).score_all()
 
 
+def flops(folder: Path, texts: Sequence[str], names: Sequence[str]) -> float:
+    """Of all pairs."""
+    from taxoclass.scoring import PairScorer
+
+    class_texts = [[TEMPLATE.format(class_name=name)] for name in names]
+    return PairScorer(scorer(folder), texts, class_texts).cost(measure=False).flops
+
+
+def product_rate(seconds: float = 2.0) -> float:
+    """FLOP/s of torch's float32 matrix product, 2,048 tokens by the weights of a layer of this size."""
+    import torch
+
+    x, w = torch.randn(2048, 768), torch.randn(768, 3072)
+    best, until = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        started = time.perf_counter()
+        x @ w
+        best = min(best, time.perf_counter() - started)
+    return 2 * 2048 * 768 * 3072 / best
+
+
 def by_paths(folder: Path, texts: Sequence[str], taxonomy: Any, k: int) -> tuple[int, float]:
     """Pairs and padding of the candidates on the k best paths of the sentence encoder, from texts to scores."""
     from taxoclass.encoders import Encoder
@@ -203,7 +224,8 @@ def decoding(n_documents: int, taxonomy: Any) -> dict[str, float]:
 
 
 def self_training(n_documents: int, taxonomy: Any) -> dict[str, float]:
-    """One iteration on fixed vectors, of a model that has learnt a little."""
+    """One iteration on fixed vectors, of a model that has learnt a little; with the threads that the stage takes."""
+    from common.device import settle
     from taxoclass.classifier import Architecture, build
     from taxoclass.expected_f1 import upward
     from taxoclass.labels import Cores
@@ -222,6 +244,7 @@ def self_training(n_documents: int, taxonomy: Any) -> dict[str, float]:
         train(model, Vectors(values), targets, keys, Optimisation(head_lr=1e-3, epochs=1), Path(folder))
         silver = Silver.held_out(targets, keys, 0.1)
         with tempfile.TemporaryDirectory() as other:
+            settle(trainable=False)
             settings = SelfTraining(micro_batch=256)  # as for any fixed encoder
             seconds, _ = clock(
                 lambda: self_train_iteration(model, Vectors(values), taxonomy, settings, 1, Path(other), silver)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from tqdm import tqdm
 
 from common import files
 from common.descriptors_settings import Pass1
+from common.device import open_arrays
 from common.errors import UserError
 from common.stage import Stage, run_stage
+from descriptors import ranks, ranks_on_card
 from descriptors.codes import CodesWriter
 from descriptors.scan import STATISTICS, Scanned, scan
 from descriptors.table import Table, open_table
@@ -52,7 +55,14 @@ def work(stage: Stage) -> None:
         else:
             with tqdm(total=len(table.descriptors), desc="pass1", unit="column", disable=None) as bar:
                 scanned = scan(
-                    table, table.descriptors, stage.settings, stage.runtime, writer, stage.threads, bar.update
+                    table,
+                    table.descriptors,
+                    stage.settings,
+                    stage.runtime,
+                    writer,
+                    stage.threads,
+                    bar.update,
+                    sorting(stage),
                 )
         columns = [name for name, reasons in zip(table.descriptors, scanned.reasons, strict=True) if not reasons]
         if not columns:
@@ -66,6 +76,12 @@ def work(stage: Stage) -> None:
         f"{stage.settings.range_mode} range",
         f"{len(table.descriptors) - len(columns)} removed, {len(columns)} stay",
     )
+
+
+def sorting(stage: Stage) -> Callable[[np.ndarray, ranks.Workspace], ranks.InOrder]:
+    """On the card that the rule was granted, or on the CPU."""
+    card = open_arrays(stage)
+    return ranks.sort if card is None else lambda column, _: ranks_on_card.sort(card, column)
 
 
 def source(stage: Stage) -> tuple[dict[str, Any], Table]:

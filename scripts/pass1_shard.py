@@ -12,7 +12,7 @@ from common.stage import Stage, run_stage
 from descriptors.codes import CodesWriter
 from descriptors.scan import scan
 from descriptors.shards import column_block
-from pass1 import shard_key, source
+from pass1 import shard_key, sorting, source
 
 
 def main() -> None:
@@ -34,13 +34,14 @@ def work(stage: Stage) -> None:
     _, table = source(stage)
     shard, shards = int(stage.paths.shard), stage.runtime.shards
     names = column_block(table.descriptors, shard, shards)
+    sort = sorting(stage)
     with (
         files.atomic(stage.paths.out_codes) as codes,
         files.atomic(stage.paths.out_fine) as fine,
         tqdm(total=len(names), desc="pass1", unit="column", disable=None) as bar,
     ):
         writer = CodesWriter(Path(codes), Path(fine), table.rows)
-        scanned = scan(table, names, stage.settings, stage.runtime, writer, stage.threads, bar.update)
+        scanned = scan(table, names, stage.settings, stage.runtime, writer, stage.threads, bar.update, sort)
     scanned.write(Path(stage.paths.out_piece), shard_key(stage, shard, shards))
     stage.log(f"shard {shard} of {shards}", f"{table.rows:,} rows x {len(names)} columns")
 

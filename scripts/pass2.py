@@ -9,9 +9,11 @@ import numpy as np
 from tqdm import tqdm
 
 from common import files
+from common.arrays import Accelerator
 from common.descriptors_settings import Pass2
+from common.device import open_arrays
 from common.stage import Stage, run_stage
-from descriptors import clusters, products, sketch, spearman, vif
+from descriptors import clusters, products, sketch, spearman, spearman_on_card, vif
 from descriptors.shards import read_shards
 
 INPUTS = {
@@ -44,6 +46,7 @@ def main() -> None:
 def work(stage: Stage) -> None:
     settings: Pass2 = stage.settings
     ranked = load(stage)
+    card = open_arrays(stage)
     sketched = settings.prescreen == "countsketch"
     everything = np.arange(len(ranked.names))
     if stage.paths.pieces:
@@ -51,7 +54,7 @@ def work(stage: Stage) -> None:
         matrix = matrices["rho"]
         angle, decided = max(each["angle"] for each in told), sum(int(each["decided"]) for each in told)
     else:
-        matrix, angle, decided = correlation(stage, ranked, sketched, everything, everything)
+        matrix, angle, decided = correlation(stage, card, ranked, sketched, everything, everything)
     groups = clusters.cluster(
         matrix,
         settings.spearman_threshold,
@@ -65,7 +68,7 @@ def work(stage: Stage) -> None:
     )
 
     def exact(columns: np.ndarray) -> np.ndarray:
-        return correlation(stage, ranked, False, columns, columns)[0]
+        return correlation(stage, card, ranked, False, columns, columns)[0]
 
     if sketched:
         matrix = sketch.complete(matrix, groups, exact)
@@ -93,9 +96,16 @@ def shard_key(stage: Stage) -> str:
 
 
 def correlation(
-    stage: Stage, ranked: products.Ranked, sketched: bool, left: np.ndarray, right: np.ndarray
+    stage: Stage,
+    card: Accelerator | None,
+    ranked: products.Ranked,
+    sketched: bool,
+    left: np.ndarray,
+    right: np.ndarray,
 ) -> tuple[np.ndarray, float, int]:
     """Spearman correlation of columns, (p, q), NaN where undefined or, with a sketch, not needed.
+
+    Columns that are missing in the same rows are multiplied on the card, if there is one; all else is done on the CPU.
 
     And the largest error of its arc cosines, and how many pairs near the threshold were decided with all ranks told
     apart.
@@ -103,6 +113,7 @@ def correlation(
     settings: Pass2 = stage.settings
     n_valid, patterns = ranked.stats["n_valid"], ranked.stats["missing_pattern"]
     budget, least = stage.runtime.budget, settings.min_effective_n
+    gram = None if card is None else partial(spearman_on_card.centred_gram, card)
     screen = partial(
         sketch.prescreened,
         threshold=settings.spearman_threshold,
@@ -126,7 +137,7 @@ def correlation(
             least,
             budget,
             threads=stage.threads,
-            within=screen if sketched else None,
+            within=screen if sketched else partial(spearman.same_rows, gram=gram),
             progress=lambda done, total: _show(bar, done, total),
             left=left,
             right=right,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from common.descriptors_settings import Pass2
+from common.device import open_arrays
 from common.stage import Stage, run_stage
 from descriptors.shards import rectangles, write_shard
 from pass2 import INPUTS, correlation, load, shard_key
@@ -23,10 +24,11 @@ def main() -> None:
 
 def work(stage: Stage) -> None:
     ranked = load(stage)
+    card = open_arrays(stage)
     shard, shards = int(stage.paths.shard), stage.runtime.shards
     blocks, angles, decided = [], [0.0], 0
     for left, right in rectangles(len(ranked.names), shard, shards):
-        rho, angle, again = correlation(stage, ranked, False, left, right)
+        rho, angle, again = correlation(stage, card, ranked, False, left, right)
         blocks.append(rho)
         angles.append(angle)
         decided += again

@@ -11,9 +11,11 @@ import numpy as np
 from tqdm import tqdm
 
 from common import files
+from common.arrays import Accelerator
 from common.descriptors_settings import Pass4
+from common.device import open_arrays
 from common.stage import Stage, run_stage
-from descriptors import clusters, lineage, nonlinear, products
+from descriptors import clusters, lineage, nonlinear, nonlinear_on_card, products
 from descriptors.codes import RankCodes
 from descriptors.sampling import content_sample
 from descriptors.shards import read_shards
@@ -58,7 +60,7 @@ def work(stage: Stage) -> None:
         similarity = merged(stage, entering)
     else:
         everything = np.arange(len(names))
-        similarity = compare(stage, entering, everything, everything)
+        similarity = compare(stage, open_arrays(stage), entering, everything, everything)
     rows = entering.n_rows if entering.rows is None else len(entering.rows)
     gated, quantiles = nonlinear.gate(similarity, partial(nonlinear.null_quantile, **dictionary(settings)))
     groups = clusters.cluster(
@@ -146,7 +148,9 @@ def load(stage: Stage) -> Entering:
     return Entering(names, ranked.names, stats, ranked.codes.subset(places), ranked.n_rows, rows)
 
 
-def compare(stage: Stage, entering: Entering, left: np.ndarray, right: np.ndarray) -> nonlinear.Similarity:
+def compare(
+    stage: Stage, card: Accelerator | None, entering: Entering, left: np.ndarray, right: np.ndarray
+) -> nonlinear.Similarity:
     """Similarity of the columns ``left`` with the columns ``right``."""
     settings: Pass4 = stage.settings
     with stage.blas(), tqdm(desc="pass4", unit="row", unit_scale=True, disable=None) as bar:
@@ -166,6 +170,7 @@ def compare(stage: Stage, entering: Entering, left: np.ndarray, right: np.ndarra
             right=right,
             threads=stage.threads,
             progress=progress,
+            accumulate=None if card is None else partial(nonlinear_on_card.accumulate, card),
             **dictionary(settings),
         )
 

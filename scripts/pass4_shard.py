@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from common.descriptors_settings import Pass4
+from common.device import open_arrays
 from common.stage import Stage, run_stage
 from descriptors.shards import rectangles, write_shard
 from pass4 import INPUTS, compare, load, shard_key
@@ -24,7 +25,8 @@ def main() -> None:
 def work(stage: Stage) -> None:
     entering = load(stage)
     shard, shards = int(stage.paths.shard), stage.runtime.shards
-    found = [compare(stage, entering, left, right) for left, right in rectangles(len(entering.names), shard, shards)]
+    card, parts = open_arrays(stage), rectangles(len(entering.names), shard, shards)
+    found = [compare(stage, card, entering, left, right) for left, right in parts]
     blocks = {
         name: [getattr(each, name) for each in found]
         for name in ("hsic", "rdc", "fused", "common")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from common.settings import Percent, Seeded, Settings, Share, Threshold
+from common.settings import OnDevice, Percent, Seeded, Settings, Share, Threshold
 
 INTERPRETER_GB = 0.35
 
@@ -150,13 +150,15 @@ class Pass4(Clustering, EnoughRows):
         return self
 
 
-class Runtime(Settings):
+class Runtime(OnDevice):
     """How a run uses the machine; none of these changes a byte of the results."""
 
     batch_rows: int = Field(10_000, ge=1, description="rows read at once")
     shards: int = Field(1, ge=1, description="jobs that passes 1, 2 and 4 are cut into each; results are the same")
     max_host_memory_gb: float = Field(4.0, ge=0.4, description="host memory that one pass may plan with")
-    max_gpu_memory_gb: float = Field(40.0, gt=0, description="device memory that one pass may plan with (= mem_gb)")
+    max_gpu_memory_gb: float = Field(
+        40.0, gt=0, description="device memory that one pass may take, if mem_gb grants it"
+    )
 
     @property
     def budget(self) -> int:

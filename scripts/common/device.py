@@ -1,9 +1,13 @@
-"""Where torch works: the GPU that the rule was granted, or the CPU with the rule's threads."""
+"""Where a stage works: on the card that the rule was granted, within the memory that it was granted, or on the CPU."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+from typing import Any
 
+from common import cards
+from common.arrays import Accelerator
+from common.cards import Card
 from common.errors import UserError
 from common.stage import Stage
 
@@ -13,12 +17,14 @@ def settle(trainable: bool) -> None:
 
     (Eight times as much on a busy machine, measured; and on one thread the result is the same on any number of cores.)
     """
+    import torch
+
     if not trainable:
         torch.set_num_threads(1)
 
 
 def open_device(stage: Stage) -> str:
-    """``cuda`` or ``cpu``, in one line of the log; torch gets the stage's threads.
+    """torch's name of the device, in one line of the log; torch gets the stage's threads and share of the card.
 
     A stage run by hand, without ``--gpu``, takes the GPU that it finds.
 
@@ -26,14 +32,87 @@ def open_device(stage: Stage) -> str:
     ------
     UserError : ``device: cuda`` is asked for and there is none, or none was granted.
     """
+    import torch
+
     torch.set_num_threads(stage.threads)
-    wanted, present = stage.runtime.device, torch.cuda.is_available()
-    why_not = "no GPU granted" if stage.gpu == 0 else "" if present else "torch sees no GPU"
+    card = _chosen(stage, "torch", _torch_cards)
+    if card is None:
+        return "cpu"
+    granted = _granted(stage, card)
+    torch.cuda.set_device(card.index)
+    torch.cuda.set_per_process_memory_fraction(min(granted / card.memory, 1.0), card.index)
+    stage.peak_device = lambda: int(torch.cuda.max_memory_reserved(card.index))
+    return f"cuda:{card.index}"
+
+
+def open_arrays(stage: Stage) -> Accelerator | None:
+    """CuPy on the stage's card, within its share of the memory; None: NumPy and compiled loops on the CPU.
+
+    Raises
+    ------
+    UserError : as :func:`open_device`.
+    """
+    card = _chosen(stage, "CuPy", _cupy_cards)
+    if card is None:
+        return None
+    import cupy
+
+    granted = min(_granted(stage, card), int(stage.runtime.max_gpu_memory_gb * 1e9))
+    cupy.cuda.Device(card.index).use()
+    pool = cupy.get_default_memory_pool()
+    pool.set_limit(size=granted)
+    stage.peak_device = pool.total_bytes  # freed blocks stay in the pool
+    return Accelerator(cupy, granted, stage.warn)
+
+
+def _chosen(stage: Stage, library: str, see: Callable[[], list[Card]]) -> Card | None:
+    """The leased card, or None for the CPU; either in one line of the log."""
+    wanted = stage.runtime.device
+    why_not, seen = "", []
+    if wanted == "cpu":
+        why_not = "as set"
+    elif stage.gpu == 0:
+        why_not = "no GPU granted"
+    else:
+        seen = see()
+        why_not = "" if seen else f"{library} sees no GPU"
     if wanted == "cuda" and why_not:
         raise UserError(f"device = 'cuda', but {why_not}; give the run one (--resources gpu=1), or set device: auto")
-    if wanted == "cpu" or why_not:
-        stage.log(f"device: cpu x {stage.threads} ({'as set' if wanted == 'cpu' else why_not})")
-        return "cpu"
-    stage.device = f"cuda ({torch.cuda.get_device_name()})"
-    stage.log(f"device: {stage.device}")
-    return "cuda"
+    if why_not:
+        stage.log(f"device: cpu x {stage.threads} ({why_not})")
+        return None
+    stage.lease = cards.lease(seen, stage.log)
+    card = stage.lease.card
+    stage.device = f"cuda ({card.name})"
+    stage.log(f"device: {stage.device}, card {card.index}, {_granted(stage, card) / 1e9:.0f} GB of it")
+    return card
+
+
+def _granted(stage: Stage, card: Card) -> int:
+    """Bytes of the card's memory that the stage may take."""
+    return card.memory if stage.gpu_memory is None else min(stage.gpu_memory, card.memory)
+
+
+def _torch_cards() -> list[Card]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    found = [(index, torch.cuda.get_device_properties(index)) for index in range(torch.cuda.device_count())]
+    return [Card(index, str(each.uuid), each.name, each.total_memory) for index, each in found]
+
+
+def _cupy_cards() -> list[Card]:
+    try:
+        import cupy
+
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception:  # not installed, no driver, a driver too old: each has errors of its own
+        return []
+    return [_cupy_card(index, cupy.cuda.runtime.getDeviceProperties(index)) for index in range(count)]
+
+
+def _cupy_card(index: int, properties: dict[str, Any]) -> Card:
+    digits = bytes(properties["uuid"]).hex()
+    uuid = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))  # as torch writes it
+    return Card(index, uuid, properties["name"].decode(), properties["totalGlobalMem"])

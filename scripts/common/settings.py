@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,6 +21,12 @@ class Settings(BaseModel):
     def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """Those of the settings that the result depends on, given the others."""
         return settings
+
+
+class OnDevice(Settings):
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto = the GPU that was granted, if there is one; cuda = that or an error"
+    )
 
 
 class Seeded(Settings):

@@ -21,12 +21,13 @@ from pydantic import ValidationError
 from threadpoolctl import threadpool_limits
 
 from common import files
+from common.cards import Lease
 from common.config import explain, runtime_of, with_runtime
-from common.descriptors_settings import Runtime
 from common.errors import UserError
 from common.settings import Settings
 
 LIBRARIES = (
+    "cupy-cuda12x",
     "numba",
     "numpy",
     "scipy",
@@ -51,7 +52,10 @@ class Stage:
     threads: int
     gpu: int | None
     started: float
+    gpu_memory: int | None = None  # bytes granted
     device: str = "cpu"
+    lease: Lease | None = None
+    peak_device: Callable[[], int] = lambda: 0
     scratches: list[Path] = field(default_factory=list)
 
     @property
@@ -126,9 +130,8 @@ def run_stage(
             threads=min(arguments.threads, os.cpu_count() or 1),
             gpu=arguments.gpu,
             started=started,
+            gpu_memory=arguments.gpu_memory and 10**9 * arguments.gpu_memory,
         )
-        if stage.gpu is not None and runtime is Runtime:
-            stage.log("device: cpu (this version has no GPU path yet)" if stage.gpu else "device: cpu (no GPU granted)")
         with threadpool_limits(limits=1):
             work(stage)
         stage.forget()
@@ -157,6 +160,7 @@ def _parser(
     machine = parser.add_argument_group("machine")
     machine.add_argument("--threads", type=_count(1), default=1, metavar="N", help="threads to use (default 1)")
     machine.add_argument("--gpu", type=_count(0), metavar="N", help="GPUs granted")
+    machine.add_argument("--gpu-memory", type=_count(1), metavar="GB", help="memory granted on the GPU")
     keys = parser.add_argument_group("settings (names and defaults of the config)")
     keys.add_argument("--settings", type=_section, default={}, metavar="JSON", help="several settings at once")
     for key, info in accepted.model_fields.items():
@@ -237,6 +241,7 @@ def _report(stage: Stage) -> None:
                 "runtime": stage.runtime.model_dump(),
                 "threads": stage.threads,
                 "device": stage.device,
+                "peak_device_bytes": stage.peak_device(),
                 "seconds": round(seconds, 3),
                 "peak_memory_bytes": peak,
                 "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

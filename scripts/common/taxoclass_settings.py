@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from common.settings import Percent, Positive, Seeded, Settings, Share
+from common.settings import OnDevice, Percent, Positive, Seeded, Settings, Share
 
 FIELDS = ("class_name", "path", "description")
 
@@ -346,12 +346,9 @@ class Given(Files):
     self_train_iterations: int = Field(3, ge=0, description="iterations of self-training, each a rule of its own")
 
 
-class TaxoclassRuntime(Settings):
+class TaxoclassRuntime(OnDevice):
     """How a run uses the machine; none of these is a reason to run a stage again."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto = the GPU that was granted, if there is one; cuda = that or an error"
-    )
     local_files_only: bool = Field(True, description="never download a model")
     loggers: list[Literal["tensorboard", "wandb"]] = Field(
         [], description="metrics go there too, beside the JSON lines that are always written"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -22,17 +24,21 @@ class ExactGram:
     shape : (p, q), columns left and right.
     left_bound, right_bound : largest absolute value that can occur on either side.
     n_rows : rows in all; only used to take the short way where the whole sum stays below 2^53.
+    xp : module of the arrays that are added, NumPy or CuPy.
     """
 
-    def __init__(self, shape: tuple[int, int], left_bound: int, right_bound: int, n_rows: int) -> None:
+    def __init__(
+        self, shape: tuple[int, int], left_bound: int, right_bound: int, n_rows: int, xp: ModuleType = np
+    ) -> None:
         self.shape = shape
+        self._xp: Any = xp
         self._short = max(n_rows, 1) * left_bound * right_bound < EXACT
         bits = max(left_bound, right_bound, 1).bit_length()
         self._limbs = 1 if self._short else math.ceil(bits / LIMB_BITS)
         self._width = math.ceil(bits / self._limbs)
         product = left_bound * right_bound if self._limbs == 1 else 1 << (2 * self._width)
         self._rows = max(EXACT // max(product, 1) - 1, 1)
-        self._float = np.zeros(shape) if self._short else None
+        self._float = self._xp.zeros(shape) if self._short else None
         # by the shift of the limb pair: high and low words
         self._words: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -59,7 +65,7 @@ class ExactGram:
 
     def _pair(self, shift: int) -> tuple[np.ndarray, np.ndarray]:
         if shift not in self._words:
-            self._words[shift] = (np.zeros(self.shape, np.int64), np.zeros(self.shape, np.int64))
+            self._words[shift] = (self._xp.zeros(self.shape, np.int64), self._xp.zeros(self.shape, np.int64))
         return self._words[shift]
 
     def _accumulate(self, shift: int, block: np.ndarray) -> None:
@@ -73,7 +79,7 @@ class ExactGram:
         """(p, q) float64: the exact sums, rounded once a limb pair."""
         if self._float is not None:
             return self._float
-        total = np.zeros(self.shape)
+        total = self._xp.zeros(self.shape)
         for shift in sorted(self._words):
             total += np.ldexp(join(*self._words[shift]), shift)
         return total

@@ -202,17 +202,29 @@ class FeatureTables:
     def prepare(self, n_valid: np.ndarray) -> None:
         """Make the tables of columns with ``n_valid`` values, as far as they fit; before threads look up."""
         for n in np.unique(n_valid).tolist():
-            name, size = (0, 0) if _by_cell(n) else (n, 4 * (2 * n + 1) * self.dictionary.width)
+            name, size = (0, 0) if by_cell(n) else (n, 4 * (2 * n + 1) * self.dictionary.width)
             if n > 0 and name not in self._tables and size <= self._left:
                 self._left -= size
                 missing = np.zeros((1, self.dictionary.width), np.int32)
                 cells = (np.arange(1 << CELL_BITS) + 0.5) / (1 << CELL_BITS)
-                u = cells if _by_cell(n) else _coordinate(np.arange(1, 2 * n + 1), n)
+                u = cells if by_cell(n) else _coordinate(np.arange(1, 2 * n + 1), n)
                 self._tables[name] = np.concatenate([missing, self._integers(u)])
+
+    def of(self, n_valid: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """The tables of columns with ``n_valid`` values, one after the other, and (P,) int64, where each one's begins.
+
+        (size, width) int32. None where some did not fit.
+        """
+        names = [0 if by_cell(n) else n for n in n_valid.tolist()]
+        if not set(names) <= self._tables.keys():
+            return None
+        distinct = list(dict.fromkeys(names))
+        begin = dict(zip(distinct, np.cumsum([0, *(len(self._tables[name]) for name in distinct)]), strict=False))
+        return np.concatenate([self._tables[name] for name in distinct]), np.array([begin[name] for name in names])
 
     def fill(self, features: np.ndarray, codes: np.ndarray, order: np.ndarray, n: int) -> None:
         """``features`` (width, B) float64 of integers of a column with ``n`` values: of ``codes`` (B,) in ``order``."""
-        if _by_cell(n):
+        if by_cell(n):
             feature_kernels.look_up(self._tables[0], codes, order, n, features)
         elif n in self._tables:
             feature_kernels.look_up(self._tables[n], codes, order, 0, features)
@@ -226,7 +238,8 @@ class FeatureTables:
         return np.asarray(np.rint(np.ldexp(self.dictionary.evaluate(u), self.dictionary.bits)), np.int32)
 
 
-def _by_cell(n: int) -> bool:
+def by_cell(n: int) -> bool:
+    """Whether columns with ``n`` values share the table of cells."""
     return 2 * n + 1 > CODE_TABLE
 
 
@@ -382,6 +395,15 @@ class Sums:
             more += less >> HALF
             less &= (1 << HALF) - 1
 
+    def take(self, high: np.ndarray, low: np.ndarray) -> None:
+        """Add the sums of all rows at once, high 2^32 + low."""
+        if self._high is None:
+            self.words += (high << HALF) + low
+        else:
+            self._high += high
+            self.words += low
+            self._carry(self._high)
+
     def result(self) -> np.ndarray:
         """The sums in float64, correctly rounded; they take the place of the words."""
         rounded = self.words.view(np.float64)
@@ -416,6 +438,11 @@ class Moments:
 
         list(pool.map(of_column, range(len(self._sums.words))))
 
+    def take(self, sums: tuple[np.ndarray, np.ndarray], squares: tuple[np.ndarray, np.ndarray]) -> None:
+        """Add the sums of all rows at once, high and low words of each."""
+        self._sums.take(*sums)
+        self._squares.take(*squares)
+
     def result(self, count: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """From ``count`` (T, Q), the common rows: means (T, Q, d), covariances (T, Q, d, d), rounding noise (T, Q)."""
         n = np.maximum(count, 1.0)[:, :, None]
@@ -433,73 +460,72 @@ class TilePair:
     """All sums that the pairs of two tiles need; ``left is right`` for the pairs within a tile."""
 
     def __init__(self, left: Tile, right: Tile, tables: FeatureTables, table: Table, pool: ThreadPoolExecutor) -> None:
-        self._left, self._right, self._tables, self._table, self._pool = left, right, tables, table, pool
-        self._within = left is right
-        self._columns = left.columns if self._within else np.concatenate([left.columns, right.columns])
-        self._n_valid = table.n_valid[self._columns].tolist()
+        self.left, self.right, self.tables, self.table, self._pool = left, right, tables, table, pool
+        self.within = left is right
+        self.columns = left.columns if self.within else np.concatenate([left.columns, right.columns])
+        self._n_valid = table.n_valid[self.columns].tolist()
         width, bound, n_rows = tables.dictionary.width, tables.dictionary.bound, table.n_rows
-        self._width, self._bound = width, bound
+        self.width, self.bound = width, bound
         shape, patterns = (len(left.columns), len(right.columns)), (len(left.first), len(right.first))
-        self._product = Sums((shape[0] * width, shape[1] * width), bound**2, n_rows)
-        self._count = np.zeros(patterns, np.int64)
-        self._left_moments = Moments(shape[0], patterns[1], width, bound, n_rows)
-        self._right_moments = self._left_moments
-        if not self._within:
-            self._right_moments = Moments(shape[1], patterns[0], width, bound, n_rows)
-        tables.prepare(table.n_valid[self._columns])
+        self.product = Sums((shape[0] * width, shape[1] * width), bound**2, n_rows)
+        self.count = np.zeros(patterns, np.int64)
+        self.moments = [Moments(shape[0], patterns[1], width, bound, n_rows)]
+        if not self.within:
+            self.moments.append(Moments(shape[1], patterns[0], width, bound, n_rows))
+        tables.prepare(table.n_valid[self.columns])
 
     def accumulate(self, budget: int, read: Callable[[int], None]) -> None:
         """Read the codes once; ``read`` is told the rows of every block."""
-        height = len(self._columns) * self._width
-        size = min(max(budget // (8 * max(height, 1)), 64), ROWS_AT_ONCE, EXACT // self._bound**2 - 1)
+        height = len(self.columns) * self.width
+        size = min(max(budget // (8 * max(height, 1)), 64), ROWS_AT_ONCE, EXACT // self.bound**2 - 1)
         size -= 8 * (size % 512 == 0)  # or features, a multiple of 4 KB apart, would share the same few cache lines
         buffer = np.empty(height * size)
-        product = np.empty(self._product.words.shape)
-        for codes in ahead(self._table.blocks(self._columns, size)):
+        product = np.empty(self.product.words.shape)
+        for codes in ahead(self.table.blocks(self.columns, size)):
             self._add(self._look_up(np.ascontiguousarray(codes, np.uint32), buffer), product)
             read(codes.shape[1])
 
     def _look_up(self, codes: np.ndarray, buffer: np.ndarray) -> Block:
-        n_rows, width = codes.shape[1], self._width
+        n_rows, width = codes.shape[1], self.width
         features = buffer[: len(codes) * width * n_rows].reshape(-1, n_rows)
-        first = self._left.first
-        if not self._within:
-            first = np.concatenate([first, len(self._left.columns) + self._right.first])
+        first = self.left.first
+        if not self.within:
+            first = np.concatenate([first, len(self.left.columns) + self.right.first])
         order, starts, masks = runs(codes[first] != 0)
 
         def of_column(column: int) -> None:
             own = features[column * width : (column + 1) * width]
-            self._tables.fill(own, codes[column], order, self._n_valid[column])
+            self.tables.fill(own, codes[column], order, self._n_valid[column])
 
         list(self._pool.map(of_column, range(len(codes))))
         return Block(features, starts, masks)
 
     def _add(self, block: Block, product: np.ndarray) -> None:
-        n_left, n_patterns = len(self._left.columns) * self._width, len(self._left.first)
+        n_left, n_patterns = len(self.left.columns) * self.width, len(self.left.first)
         left, right = block.features[:n_left], block.features[n_left:]
         left_masks, right_masks = block.masks[:, :n_patterns], block.masks[:, n_patterns:]
-        if self._within:
+        if self.within:
             right, right_masks = left, left_masks
         else:
-            self._right_moments.add(right, block.starts, left_masks, self._pool)
-        self._left_moments.add(left, block.starts, right_masks, self._pool)
-        self._count += (np.diff(block.starts)[:, None] * left_masks).T @ right_masks.astype(np.int64)
-        self._product.expect(block.features.shape[1])
+            self.moments[-1].add(right, block.starts, left_masks, self._pool)
+        self.moments[0].add(left, block.starts, right_masks, self._pool)
+        self.count += (np.diff(block.starts)[:, None] * left_masks).T @ right_masks.astype(np.int64)
+        self.product.expect(block.features.shape[1])
         np.matmul(left, right.T, out=product)
 
         def rows(first: int) -> None:
-            last = min(first + self._width * ROWS_OF_A_TASK, n_left)
-            feature_kernels.add_product(product, self._within, first, last, self._product.words)
+            last = min(first + self.width * ROWS_OF_A_TASK, n_left)
+            feature_kernels.add_product(product, self.within, first, last, self.product.words)
 
-        list(self._pool.map(rows, range(0, n_left, self._width * ROWS_OF_A_TASK)))
+        list(self._pool.map(rows, range(0, n_left, self.width * ROWS_OF_A_TASK)))
 
     def values(self, measure: Measure, min_common: int) -> tuple[np.ndarray, np.ndarray]:
         """Of every pair the measure, (T, T') float64, NaN undefined, and the common rows, (T, T') int64."""
-        left, right, count = self._left, self._right, self._count.astype(np.float64)
-        one = other = _side(self._left_moments, count[left.pattern], measure, self._pool)
-        if not self._within:
-            other = _side(self._right_moments, count.T[right.pattern], measure, self._pool)
-        product = self._product.result()
+        left, right, count = self.left, self.right, self.count.astype(np.float64)
+        one = other = _side(self.moments[0], count[left.pattern], measure, self._pool)
+        if not self.within:
+            other = _side(self.moments[-1], count.T[right.pattern], measure, self._pool)
+        product = self.product.result()
         sides = [(tile.columns, tile.pattern, side.mean, side.varies) for tile, side in ((left, one), (right, other))]
         values = np.where(left.columns[:, None] == right.columns, 1.0, np.nan)
         least = max(min_common, 1)
@@ -507,10 +533,13 @@ class TilePair:
         def rows(first: int) -> None:
             last = min(first + ROWS_OF_A_TASK, len(values))
             prepared = one.prepared, other.prepared
-            measure.compare(product, count, *sides, *prepared, least, self._within, first, last, values)
+            measure.compare(product, count, *sides, *prepared, least, self.within, first, last, values)
 
         list(self._pool.map(rows, range(0, len(values), ROWS_OF_A_TASK)))
-        return values, self._count[np.ix_(left.pattern, right.pattern)]
+        return values, self.count[np.ix_(left.pattern, right.pattern)]
+
+
+Accumulate = Callable[[TilePair, int, Callable[[int], None]], None]
 
 
 @dataclass(frozen=True)
@@ -582,6 +611,7 @@ def similarity(
     right: np.ndarray | None = None,
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    accumulate: Accumulate | None = None,
 ) -> Similarity:
     """Normalised HSIC, RDC and their weighted mean for column pairs, each on the rows that both columns have.
 
@@ -606,6 +636,7 @@ def similarity(
         cost half. Both None = all pairs. A pair's values have the same bytes in any rectangle.
     threads : columns looked up, and pairs compared, at the same time; the BLAS has its own.
     progress : called with (rows read, rows to read).
+    accumulate : adds up a pair of tiles in the place of :meth:`TilePair.accumulate`, to the same bytes.
 
     Returns
     -------
@@ -635,7 +666,7 @@ def similarity(
     with ThreadPoolExecutor(threads) as pool:
         for name, half in chosen.items():
             each = [
-                _matrix(table, plan, one, half.measure, min_common, budget, common, read, pool)
+                _matrix(table, plan, one, half.measure, min_common, budget, common, read, pool, accumulate)
                 for one, plan in zip(half.dictionaries, plans[name], strict=True)
             ]
             matrices[name] = np.mean(each, axis=0)
@@ -684,6 +715,7 @@ def _matrix(
     common: np.ndarray,
     read: Callable[[int], None],
     pool: ThreadPoolExecutor,
+    accumulate: Accumulate | None,
 ) -> np.ndarray:
     """One measure with one dictionary, a pair of tiles at a time, of the shape of ``common``, which is filled in."""
     tables = FeatureTables(dictionary, budget // 8)
@@ -691,7 +723,7 @@ def _matrix(
     mirrored = plan and plan[0][0] is plan[0][1]
     for left, right in plan:
         sums = TilePair(left.tile, right.tile, tables, table, pool)
-        sums.accumulate(budget // 8, read)
+        (accumulate or TilePair.accumulate)(sums, budget // 8, read)
         for whole, part in zip((matrix, common), sums.values(measure, min_common), strict=True):
             whole[left.where, right.where] = part
             if mirrored:

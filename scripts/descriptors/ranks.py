@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -32,6 +32,18 @@ class Coded(NamedTuple):
     cells: np.ndarray
     fine: np.ndarray | None
     table: np.ndarray | None
+
+
+class InOrder(Protocol):
+    """A sorted column.
+
+    ordered : (n,) float64, the valid values, ascending, one zero of two.
+    """
+
+    @property
+    def ordered(self) -> np.ndarray: ...
+
+    def encode(self) -> Coded: ...
 
 
 class Workspace:

@@ -107,6 +107,7 @@ def scan(
     writer: CodesWriter,
     threads: int,
     progress: Callable[[], object],
+    sort: Callable[[np.ndarray, ranks.Workspace], ranks.InOrder] = ranks.sort,
 ) -> Scanned:
     """Read columns in groups that fit the memory, the next one while this one is ranked, ``threads`` columns at a time.
 
@@ -125,7 +126,7 @@ def scan(
             kernels.add_content(values.view(np.uint64), key(name), NAN, content)
         if not hasattr(own, "work"):
             own.work = ranks.Workspace(rows)
-        column = ranks.sort(values, own.work)
+        column = sort(values, own.work)
         ordered = column.ordered
         found = describe(ordered, rows, settings.range_mode, (settings.trim_lower, settings.trim_upper))
         reasons = removal_reasons(

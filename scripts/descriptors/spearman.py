@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -218,11 +219,27 @@ def _coefficients(
     return Correlations(rho, np.asarray(angles[0] + angles[1], np.float32))
 
 
-def same_rows(codes: Codes, left: np.ndarray, right: np.ndarray, n: int, budget: int, threads: int = 1) -> Correlations:
-    """(p, q) Spearman correlation of columns that are all valid on the same ``n`` rows: one exact Gram matrix."""
+# codes, left, right, n_valid, n -> what ``centred_gram`` returns
+Gram = Callable[[Codes, np.ndarray, np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+
+
+def same_rows(
+    codes: Codes,
+    left: np.ndarray,
+    right: np.ndarray,
+    n: int,
+    budget: int,
+    threads: int = 1,
+    gram: Gram | None = None,
+) -> Correlations:
+    """(p, q) Spearman correlation of columns that are all valid on the same ``n`` rows: one exact Gram matrix.
+
+    ``gram`` : computes it in the place of :func:`centred_gram`, to the same bytes.
+    """
     symmetric = np.array_equal(left, right)
     columns = left if symmetric else np.concatenate([left, right])
-    sums, told = centred_gram(codes, left, right, np.full(len(columns), n), n, budget, threads)
+    gram = gram or partial(centred_gram, budget=budget, threads=threads)
+    sums, told = gram(codes, left, right, np.full(len(columns), n), n)
     total, squares = told[:, 0].astype(np.float64), join(told[:, 1], told[:, 2])
     one, other = slice(len(left)), slice(len(left)) if symmetric else slice(len(left), None)
     split = codes.split[columns]

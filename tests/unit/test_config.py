@@ -55,6 +55,7 @@ PASSES = {
     "shards": (1, ""),
     "max_host_memory_gb": (4.0, ""),
     "max_gpu_memory_gb": (40.0, ""),
+    "device": ("auto", ""),
 }
 # the same of the other section, with the names of the stages
 TAXOCLASS = {
@@ -227,9 +228,9 @@ def test_a_setting_belongs_to_exactly_the_stages_that_use_it(section, key):
     assert (key in RUNTIMES[section].model_fields) == (not users and not of_workflow)
 
 
-def test_only_the_seed_is_a_setting_of_both_wings():
+def test_only_the_seed_and_the_device_are_settings_of_both_wings():
     # a flag or a key that means two things would be set in the wrong section
-    assert Descriptors.model_fields.keys() & Taxoclass.model_fields.keys() == {"random_seed"}
+    assert Descriptors.model_fields.keys() & Taxoclass.model_fields.keys() == {"random_seed", "device"}
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -2,11 +2,18 @@
 
 import argparse
 import re
+import sys
+import types
 
 import pytest
 import torch
 
-from common.device import open_device
+import common.device
+from common import cards
+from common.arrays import Accelerator
+from common.cards import Card
+from common.descriptors_settings import Pass2, Runtime
+from common.device import open_arrays, open_device
 from common.errors import UserError
 from common.stage import Stage
 from common.taxoclass_settings import Similarity, TaxoclassRuntime
@@ -22,15 +29,32 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def machine(monkeypatch, tmp_path):
+    """No card, locks in a folder of the test's own; what torch was told is in the dictionary."""
+    told = {}
+    monkeypatch.delenv(cards.VISIBLE, raising=False)
+    monkeypatch.setattr(cards.lease, "__defaults__", (tmp_path, *cards.lease.__defaults__[1:]))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: told.update(index=index))
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, index: told.update(share=share, of=index)
+    )
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda index: 123 + index)
+    return told
+
+
 @pytest.fixture
 def opened(monkeypatch, capsys):
-    """opened(device, granted, present, threads): what was opened, the stage, and what was said."""
+    """opened(device, granted, present, threads, memory): what was opened, the stage, and what was said."""
 
-    def open_it(device: str, granted: int | None, present: bool, threads: int = 1) -> tuple[str, Stage, str]:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: present)
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: GPU)
+    def open_it(
+        device: str, granted: int | None, present: int, threads: int = 1, memory: int | None = None
+    ) -> tuple[str, Stage, str]:
+        there = [Card(index, f"uuid-{index}", GPU, 141 * 10**9) for index in range(present)]
+        monkeypatch.setattr(common.device, "_torch_cards", lambda: there)
         runtime = TaxoclassRuntime(device=device)
-        stage = Stage("toy", Similarity(), runtime, argparse.Namespace(), threads, granted, started=0.0)
+        given = argparse.Namespace()
+        stage = Stage("toy", Similarity(), runtime, given, threads, granted, started=0.0, gpu_memory=memory)
         found = open_device(stage)
         printed = capsys.readouterr()
         assert printed.out == ""
@@ -58,10 +82,10 @@ CASES = [
 @pytest.mark.parametrize(("device", "granted", "present", "used", "why"), CASES)
 def test_the_device_is_the_one_set_and_granted_and_there(opened, device, granted, present, used, why):
     found, stage, said = opened(device, granted, present, threads=2)
-    assert found == used
+    assert found == ("cuda:0" if used == "cuda" else "cpu")
     [line] = said.splitlines()
-    expected = f"toy    | device: cuda ({GPU})" if used == "cuda" else f"toy    | device: cpu x 2 ({why})"
-    assert line == expected
+    on_card = f"toy    | device: cuda ({GPU}), card 0, 141 GB of it"
+    assert line == (on_card if used == "cuda" else f"toy    | device: cpu x 2 ({why})")
     assert stage.device == (f"cuda ({GPU})" if used == "cuda" else "cpu")  # what provenance and the last line have
 
 
@@ -94,13 +118,85 @@ def test_torch_has_the_threads_of_the_rule(opened, count, present):
     assert torch.get_num_threads() == count
 
 
-def test_a_gpu_that_is_not_used_is_not_asked_for_its_name(monkeypatch):
-    # asking would open it: memory on a GPU that belongs to another job
-    def ask(*_):
-        raise AssertionError("the GPU was opened")
+@pytest.mark.parametrize(("device", "granted"), [("cpu", 1), ("auto", 0)])
+def test_a_gpu_that_is_not_used_is_not_looked_at(monkeypatch, device, granted):
+    # a look would open it: memory on a GPU that belongs to another job
+    monkeypatch.setattr(common.device, "_torch_cards", lambda: pytest.fail("the GPU was opened"))
+    monkeypatch.setattr(common.device, "_cupy_cards", lambda: pytest.fail("the GPU was opened"))
+    text = Stage("a", Similarity(), TaxoclassRuntime(device=device), argparse.Namespace(), 1, granted, started=0.0)
+    table = Stage("b", Pass2(), Runtime(device=device), argparse.Namespace(), 1, granted, started=0.0)
+    assert open_device(text) == "cpu" and open_arrays(table) is None
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", ask)
-    for device, granted in (("cpu", 1), ("auto", 0)):
-        runtime = TaxoclassRuntime(device=device)
-        assert open_device(Stage("toy", Similarity(), runtime, argparse.Namespace(), 1, granted, started=0.0)) == "cpu"
+
+# ---- which card, and how much of it
+
+
+def test_the_next_job_takes_the_next_card(opened, machine):
+    stages = [opened("auto", 1, present=2)[:2] for _ in range(2)]  # the first one keeps its card
+    assert [name for name, _ in stages] == ["cuda:0", "cuda:1"] and machine["index"] == 1
+
+
+@pytest.mark.parametrize(
+    ("memory", "share", "said"), [(40 * 10**9, 40 / 141, "40"), (None, 1.0, "141"), (200 * 10**9, 1.0, "141")]
+)
+def test_torch_takes_no_more_of_the_card_than_was_granted(opened, machine, memory, share, said):
+    _, stage, line = opened("auto", 1, present=1, memory=memory)
+    assert machine == {"index": 0, "share": pytest.approx(share), "of": 0} and f"{said} GB of it" in line
+    assert stage.peak_device() == 123  # what provenance has
+
+
+class Pool:
+    """CuPy's memory pool."""
+
+    limit = 0
+
+    def set_limit(self, size: int) -> None:
+        self.limit = size
+
+    def total_bytes(self) -> int:
+        return 77
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """CuPy as far as opening a card needs it, with one card of 141 GB."""
+    pool = Pool()
+    properties = {"uuid": bytes(range(16)), "name": GPU.encode(), "totalGlobalMem": 141 * 10**9}
+    used = []
+    module = types.ModuleType("cupy")
+    device = types.SimpleNamespace(use=lambda: used.append(True))
+    runtime = types.SimpleNamespace(getDeviceCount=lambda: 1, getDeviceProperties=lambda index: properties)
+    module.cuda = types.SimpleNamespace(runtime=runtime, Device=lambda *_: device)
+    module.get_default_memory_pool = lambda: pool
+    module.used = used
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    return module
+
+
+@pytest.mark.parametrize(("granted", "planned", "limit"), [(40, 40.0, 40), (40, 8.5, 8.5), (10, 40.0, 10)])
+def test_cupy_takes_the_less_of_what_was_granted_and_what_was_planned(cupy, granted, planned, limit):
+    runtime = Runtime(max_gpu_memory_gb=planned)
+    stage = Stage("b", Pass2(), runtime, argparse.Namespace(), 1, 1, started=0.0, gpu_memory=granted * 10**9)
+    card = open_arrays(stage)
+    assert isinstance(card, Accelerator) and card.xp is cupy and cupy.used == [True]
+    assert card.memory == cupy.get_default_memory_pool().limit == limit * 10**9
+    assert stage.peak_device() == 77 and stage.device == f"cuda ({GPU})"
+    assert stage.lease.card.uuid == "00010203-0405-0607-0809-0a0b0c0d0e0f"
+
+
+@pytest.mark.parametrize("broken", [None, ImportError, RuntimeError])
+def test_without_cupy_or_a_driver_the_cpu_computes_and_says_so(monkeypatch, capsys, cupy, broken):
+    if broken is None:
+        monkeypatch.setitem(sys.modules, "cupy", None)  # not installed
+    else:
+
+        def count() -> int:
+            raise broken("no driver")
+
+        cupy.cuda.runtime.getDeviceCount = count
+    stage = Stage("b", Pass2(), Runtime(), argparse.Namespace(), 2, 1, started=0.0)
+    assert open_arrays(stage) is None
+    assert capsys.readouterr().err == "b      | device: cpu x 2 (CuPy sees no GPU)\n"
+    demanded = Stage("b", Pass2(), Runtime(device="cuda"), argparse.Namespace(), 2, 1, started=0.0)
+    with pytest.raises(UserError, match=r"device = 'cuda', but CuPy sees no GPU; .*--resources gpu=1.*device: auto"):
+        open_arrays(demanded)

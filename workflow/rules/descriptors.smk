@@ -77,7 +77,7 @@ rule pass1_shard:
         provenance=f"{DESCRIPTORS}/provenance/pass1_{{shard}}.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
-        " --gpu {resources.gpu} --shard {wildcards.shard} --manifest {input.manifest:q}"
+        " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --shard {wildcards.shard} --manifest {input.manifest:q}"
         " --out-piece {output.piece:q} --out-codes {output.codes:q} --out-fine {output.fine:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"
 
@@ -119,7 +119,7 @@ rule pass1:
         provenance=f"{DESCRIPTORS}/provenance/pass1.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
-        " --gpu {resources.gpu} --manifest {input.manifest:q} {params.pieces}"
+        " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --manifest {input.manifest:q} {params.pieces}"
         " --out-details {output.details:q} --out-columns {output.columns:q} --out-stats {output.stats:q}"
         " --out-codes {output.codes:q} --out-fine {output.fine:q} --out-ecdf {output.ecdf:q} --out-rows {output.rows:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"
@@ -157,7 +157,7 @@ rule pass2_shard:
         provenance=f"{DESCRIPTORS}/provenance/pass2_{{shard}}.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
-        " --gpu {resources.gpu} --shard {wildcards.shard}"
+        " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --shard {wildcards.shard}"
         " --details {input.details:q} --columns {input.columns:q} --stats {input.stats:q}"
         " --codes {input.codes:q} --fine {input.fine:q} --ecdf {input.ecdf:q}"
         " --out-piece {output.piece:q}"
@@ -201,7 +201,7 @@ rule pass2:
         provenance=f"{DESCRIPTORS}/provenance/pass2.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
-        " --gpu {resources.gpu} --details {input.details:q} --columns {input.columns:q} --stats {input.stats:q}"
+        " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --details {input.details:q} --columns {input.columns:q} --stats {input.stats:q}"
         " --codes {input.codes:q} --fine {input.fine:q} --ecdf {input.ecdf:q} {params.pieces} --out-details {output.details:q} --out-columns {output.columns:q}"
         " --out-matrix {output.matrix:q} --out-repaired {output.repaired:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"
@@ -280,7 +280,7 @@ rule pass4_shard:
         provenance=f"{DESCRIPTORS}/provenance/pass4_{{shard}}.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
-        " --gpu {resources.gpu} --shard {wildcards.shard}"
+        " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --shard {wildcards.shard}"
         " --columns {input.columns:q} --entered {input.entered:q} --stats {input.stats:q}"
         " --codes {input.codes:q} --fine {input.fine:q} --ecdf {input.ecdf:q} --rows {input.rows:q}"
         " --pass1 {input.pass1:q} --pass2 {input.pass2:q} --pass3 {input.pass3:q}"
@@ -329,7 +329,7 @@ rule pass4:
         provenance=f"{DESCRIPTORS}/provenance/pass4.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
-        " --gpu {resources.gpu} --columns {input.columns:q} --entered {input.entered:q} --stats {input.stats:q}"
+        " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --columns {input.columns:q} --entered {input.entered:q} --stats {input.stats:q}"
         " --codes {input.codes:q} --fine {input.fine:q} --ecdf {input.ecdf:q} {params.pieces} --rows {input.rows:q} --pass1 {input.pass1:q} --pass2 {input.pass2:q}"
         " --pass3 {input.pass3:q} --out-details {output.details:q} --out-columns {output.columns:q}"
         " --out-clusters {output.clusters:q} --out-similarity {output.similarity:q} --out-removed {output.removed:q}"

@@ -92,7 +92,7 @@ rule similarity:
         provenance=f"{TAXOCLASS}/provenance/similarity.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
-        " --gpu {resources.gpu} --taxonomy {input.taxonomy:q} --corpus {input.corpus:q} --details {input.details:q}"
+        " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --taxonomy {input.taxonomy:q} --corpus {input.corpus:q} --details {input.details:q}"
         " --cache {params.cache:q} --out-similarity {output.similarity:q} --out-details {output.details:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"
 
@@ -163,7 +163,7 @@ rule train_classifier:
         provenance=f"{TAXOCLASS}/provenance/train_classifier.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
-        " --gpu {resources.gpu} --taxonomy {input.taxonomy:q} --corpus {input.corpus:q} --cores {input.cores:q}"
+        " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --taxonomy {input.taxonomy:q} --corpus {input.corpus:q} --cores {input.cores:q}"
         " --details {input.details:q} --cache {params.cache:q} --metrics {params.metrics:q}"
         " --out-model {output.model:q} --out-labels {output.labels:q} --out-details {output.details:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"
@@ -204,7 +204,7 @@ rule self_train:
         provenance=lambda wildcards: f"{TAXOCLASS}/provenance/self_train_{wildcards.iteration}.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
-        " --gpu {resources.gpu} --iteration {wildcards.iteration} --taxonomy {input.taxonomy:q} --corpus {input.corpus:q}"
+        " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --iteration {wildcards.iteration} --taxonomy {input.taxonomy:q} --corpus {input.corpus:q}"
         " --cores {input.cores:q} --model {input.model:q} --labels {input.labels:q} --details {input.details:q}"
         " --cache {params.cache:q} --metrics {params.metrics:q}"
         " --out-model {output.model:q} --out-labels {output.labels:q} --out-details {output.details:q}"
@@ -247,7 +247,7 @@ rule predict:
         provenance=f"{TAXOCLASS}/provenance/predict.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
-        " --gpu {resources.gpu} --model {input.model:q} --taxonomy {input.taxonomy:q} --input {input.corpus:q}"
+        " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --model {input.model:q} --taxonomy {input.taxonomy:q} --input {input.corpus:q}"
         " --split {params.split} --details {input.details:q} --cache {params.cache:q}"
         " --out-predictions {output.predictions:q} --out-ids {output.ids:q} --out-labels {output.labels:q}"
         " --out-submission {output.submission:q} --out-model {output.model:q} --out-details {output.details:q}"

@@ -1,0 +1,124 @@
+"""Pass 4 on a card: the sums of a pair of tiles, in the place of :meth:`descriptors.nonlinear.TilePair.accumulate`.
+
+Integers add up without a rounding, so a card gives the bytes that the CPU gives. The functions take a
+:class:`common.arrays.Accelerator`; with NumPy in CuPy's place the same lines run on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from common.arrays import Accelerator
+from descriptors.feature_kernels import CELL_BITS
+from descriptors.gram import EXACT, HALF
+from descriptors.nonlinear import TilePair, by_cell
+
+MASK = (1 << HALF) - 1
+SQUARES = 2**26  # products of a column's features that are held at once
+LONG = 1 << 22  # rows that are read at once, at most
+
+
+class Words:
+    """Integers that add up without a rounding, in two words, on the device."""
+
+    def __init__(self, xp: Any, shape: tuple[int, ...]) -> None:
+        self.high, self.low = xp.zeros(shape, np.int64), xp.zeros(shape, np.int64)
+
+    def add(self, block: Any) -> None:
+        """float64 of integers."""
+        whole = block.astype(np.int64)
+        self.low += whole & MASK
+        whole >>= HALF
+        self.high += whole
+
+
+def accumulate(card: Accelerator, pair: TilePair, budget: int, read: Callable[[int], None]) -> None:
+    """As :meth:`descriptors.nonlinear.TilePair.accumulate`, with the same bytes.
+
+    Blocks are sized by the card's memory. Where tables of features do not fit the budget, the CPU does it. ``read`` is
+    told the rows after the last block: a lack of memory begins with the first row again.
+    """
+    columns = pair.columns
+    tables = pair.tables.of(pair.table.n_valid[columns])
+    if tables is None:
+        pair.accumulate(budget, read)
+        return
+    height = len(columns) * pair.width
+    size = min(card.memory // 4 // (16 * max(height, 1)), LONG, EXACT // pair.bound**2 - 1)
+    with card.alone():
+        sums, _ = card.fitting("rows", max(size, 1), lambda rows: _sums(card, pair, *tables, rows))
+        host = [(card.host(each.high), card.host(each.low)) for each in sums]
+    product, count, *moments = host
+    pair.product.take(*product)
+    pair.count += (count[0] << HALF) + count[1]
+    for taken, own, squares in zip(pair.moments, moments[::2], moments[1::2], strict=True):
+        taken.take(own, squares)
+    read(pair.table.n_rows)
+
+
+def _sums(card: Accelerator, pair: TilePair, table: np.ndarray, starts: np.ndarray, size: int) -> list[Words]:
+    """Of all rows: products of features, common rows of patterns, and of each side sums and squares by pattern."""
+    xp, width = card.xp, pair.width
+    n_left, n_right = len(pair.left.columns), len(pair.right.columns)
+    n_patterns = len(pair.left.first), len(pair.right.first)
+    look_up = _LookUp(xp, table, starts, pair.table.n_valid[pair.columns])
+    product, count = Words(xp, (n_left * width, n_right * width)), Words(xp, n_patterns)
+    moments = [_Moments(xp, n_left, n_patterns[1], width)]
+    if not pair.within:
+        moments.append(_Moments(xp, n_right, n_patterns[0], width))
+    for codes in card.upload(pair.table.blocks(pair.columns, size)):
+        features, masks = look_up(codes), (codes != 0).astype(np.float64)
+        left, left_masks = features[: n_left * width], masks[pair.left.first]
+        right, right_masks = left, left_masks
+        if not pair.within:
+            right, right_masks = features[n_left * width :], masks[n_left:][pair.right.first]
+            moments[1].add(right, left_masks)
+        moments[0].add(left, right_masks)
+        product.add(left @ right.T)
+        count.add(left_masks @ right_masks.T)
+    return [product, count, *(words for each in moments for words in (each.sums, each.squares))]
+
+
+class _LookUp:
+    """Integer features of blocks of codes, as :func:`descriptors.feature_kernels.look_up`, of all columns."""
+
+    def __init__(self, xp: Any, table: np.ndarray, starts: np.ndarray, n_valid: np.ndarray) -> None:
+        self._xp = xp
+        self._table, self._starts = xp.asarray(table), xp.asarray(starts)[:, None]
+        # of a table of cells the number that is divided by; else 0
+        self._n = xp.asarray(np.array([n if by_cell(n) else 0 for n in n_valid.tolist()]))[:, None]
+
+    def __call__(self, codes: Any) -> Any:
+        """(P, B) unsigned -> (P d, B) float64 of integers, 0 where missing."""
+        xp = self._xp
+        place = codes.astype(np.int64)
+        # the rounded quotient of integers below 2^53 is never above the next integer
+        cells = 1 + ((place - 1) * (1 << (CELL_BITS - 1)) / xp.maximum(self._n, 1)).astype(np.int64)
+        place = xp.where((self._n > 0) & (place > 0), cells, place) + self._starts
+        return xp.swapaxes(self._table[place], 1, 2).astype(np.float64).reshape(-1, codes.shape[1])
+
+
+class _Moments:
+    """Sums and products of each column's features over the rows of each mask."""
+
+    def __init__(self, xp: Any, n_columns: int, n_masks: int, width: int) -> None:
+        self._xp, self._width = xp, width
+        self.sums = Words(xp, (n_columns, n_masks, width))
+        self.squares = Words(xp, (n_columns, n_masks, width * (width + 1) // 2))
+
+    def add(self, features: Any, masks: Any) -> None:
+        """(T d, B) and (Q, B) float64."""
+        width, n_rows = self._width, features.shape[1]
+        features = features.reshape(-1, width, n_rows)
+        self.sums.add(self._xp.swapaxes(features @ masks.T, 1, 2))
+        row, column = np.triu_indices(width)
+        step = max(SQUARES // max(len(row) * n_rows, 1), 1)
+        for first in range(0, len(features), step):
+            part = features[first : first + step]
+            products = self._xp.swapaxes((part[:, row] * part[:, column]) @ masks.T, 1, 2)
+            whole = products.astype(np.int64)
+            self.squares.low[first : first + step] += whole & MASK
+            self.squares.high[first : first + step] += whole >> HALF

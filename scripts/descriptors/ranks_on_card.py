@@ -1,0 +1,60 @@
+"""Pass 1 on a card: columns sorted and coded there, in the place of :mod:`descriptors.ranks`' compiled loops.
+
+Mid-ranks are integers, so a card gives the bytes that the CPU gives. The functions take a
+:class:`common.arrays.Accelerator`; with NumPy in CuPy's place the same lines run on the CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.arrays import Accelerator
+from descriptors import ranks
+from descriptors.ranks import Coded, fine_bits
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """A sorted column, as :class:`descriptors.ranks.Many`.
+
+    ordered : (n,) float64, the valid values, ascending, one zero of two.
+    """
+
+    ordered: np.ndarray
+    coded: Coded
+
+    def encode(self) -> Coded:
+        return self.coded
+
+
+def sort(card: Accelerator, column: np.ndarray) -> Sorted:
+    """Values in order, and their codes as :meth:`descriptors.ranks.Many.encode` has them.
+
+    column : (N,) float64; NaN and infinities are missing.
+    """
+    xp = card.xp
+    with card.alone():
+        values = xp.asarray(column)
+        rows = xp.flatnonzero(xp.isfinite(values))
+        values = values[rows] + 0.0  # one zero of two
+        order = xp.argsort(values, kind="stable")
+        ordered, rows = values[order], rows[order]
+        new = xp.ones(len(ordered), bool)
+        new[1:] = ordered[1:] != ordered[:-1]
+        starts = xp.flatnonzero(new)
+        ends = xp.append(starts[1:], len(ordered))[: len(starts)]
+        # ranks start + 1 .. end average to (start + end + 1) / 2
+        table = xp.concatenate([xp.zeros(1, np.uint32), (starts + ends + 1).astype(np.uint32)])
+        level = xp.cumsum(new)
+        if len(table) <= ranks.CELLS:
+            cells = xp.zeros(len(column), np.uint16)
+            cells[rows] = level.astype(np.uint16)
+            return Sorted(card.host(ordered), Coded(card.host(cells), None, card.host(table)))
+        bits = fine_bits(len(column))
+        rank = table[level] - np.uint32(1)
+        cells, fine = xp.zeros((2, len(column)), np.uint16)
+        cells[rows] = ((rank >> np.uint32(bits)) + np.uint32(1)).astype(np.uint16)
+        fine[rows] = (rank & np.uint32((1 << bits) - 1)).astype(np.uint16)
+        return Sorted(card.host(ordered), Coded(card.host(cells), card.host(fine), None))
