@@ -1,11 +1,11 @@
-# make demo | test | lint | format | generate | bench | study | clean
+# make demo | test | lint | format | generate | bench | bench-gpu | study | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # one thread a worker: the tests run side by side
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() or 1, 8))")
 
-.PHONY: demo test lint format generate bench study clean
+.PHONY: demo test lint format generate bench bench-gpu study clean
 
 # set-up: the pins of envs/, again when they change; torch by itself, before those that need it
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
@@ -66,3 +66,11 @@ study: $(VENV)/.bench
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+# the GPU rules' work on one card
+$(VENV)/.gpu: $(VENV)/.done envs/gpu.txt
+	$(PIP) -r envs/gpu.txt
+	@touch $@
+
+bench-gpu: $(VENV)/.gpu
+	$(BIN)/python benchmarks/gpu.py $(ARGS)

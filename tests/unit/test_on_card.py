@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,9 @@ from descriptors import nonlinear, nonlinear_on_card, ranks_on_card, spearman, s
 from descriptors.ranks import sort
 
 MEMORY = 10**9
+# the same tests on a card: pytest -m gpu
+LIBRARIES = ["numpy", pytest.param("cupy", marks=pytest.mark.gpu)]
+on_both = pytest.mark.parametrize("library", LIBRARIES)
 
 
 class OutOfMemoryError(MemoryError):
@@ -30,9 +34,9 @@ class OutOfMemoryError(MemoryError):
 class Small(Accelerator):
     """A card that cannot hold blocks of more than ``rows`` rows; ``tried`` are those that came."""
 
-    def __init__(self, rows: int, memory: int = MEMORY) -> None:
+    def __init__(self, library: str, rows: int, memory: int = MEMORY) -> None:
         self.told: list[str] = []
-        super().__init__(np, memory, self.told.append)
+        super().__init__(module(library), memory, self.told.append)
         self.rows, self.tried = rows, []
 
     def upload(self, blocks):
@@ -44,18 +48,30 @@ class Small(Accelerator):
             yield block
 
 
-def numpy_card(memory: int = MEMORY) -> Accelerator:
-    return Accelerator(np, memory)
+def module(library: str) -> Any:
+    if library == "numpy":
+        return np
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed; pip install -r envs/gpu.txt")
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        pytest.skip(f"there is no NVIDIA card ({error})")
+    return cupy
+
+
+def card_of(library: str, memory: int = MEMORY) -> Accelerator:
+    return Accelerator(module(library), memory)
 
 
 # ---- pass 1
 
 
 @given(hnp.arrays(np.float64, st.integers(1, 150), elements=doubles), st.sampled_from([16, 1 << 16]), st.integers(1, 5))
-def test_columns_are_sorted_and_coded_as_on_the_cpu(column, cells, few):
+@on_both
+def test_columns_are_sorted_and_coded_as_on_the_cpu(library, column, cells, few):
     given_ = column.copy()
     with few_cells(cells, few):
-        ours, theirs = ranks_on_card.sort(numpy_card(), column), sort(column)
+        ours, theirs = ranks_on_card.sort(card_of(library), column), sort(column)
         assert ours.ordered.tobytes() == theirs.ordered.tobytes()
         for one, other in zip(ours.encode(), theirs.encode(), strict=True):
             assert (one is None) == (other is None)
@@ -64,11 +80,12 @@ def test_columns_are_sorted_and_coded_as_on_the_cpu(column, cells, few):
     assert np.array_equal(column, given_, equal_nan=True)
 
 
-def test_a_long_column_is_cut_into_cells_as_on_the_cpu():
+@on_both
+def test_a_long_column_is_cut_into_cells_as_on_the_cpu(library):
     rng = np.random.default_rng(3)
     column = np.round(rng.normal(size=200_000), 5)
     column[rng.random(len(column)) < 0.1] = np.nan
-    ours, theirs = ranks_on_card.sort(numpy_card(), column).encode(), sort(column).encode()
+    ours, theirs = ranks_on_card.sort(card_of(library), column).encode(), sort(column).encode()
     assert ours.fine is not None and ours.table is None
     assert np.array_equal(ours.cells, theirs.cells) and np.array_equal(ours.fine, theirs.fine)
 
@@ -103,10 +120,13 @@ SIDES = [
 
 @pytest.mark.parametrize(("left", "right"), SIDES)
 @pytest.mark.parametrize("memory", [MEMORY, 30_000, 700])
-def test_sums_of_products_are_those_of_the_cpu_however_they_are_cut(codes, left, right, memory):
+@on_both
+def test_sums_of_products_are_those_of_the_cpu_however_they_are_cut(library, codes, left, right, memory):
     n = codes.shape[1]
     columns = left if np.array_equal(left, right) else np.concatenate([left, right])
-    sums, told = spearman_on_card.centred_gram(numpy_card(memory), codes, left, right, np.full(len(columns), n), n)
+    sums, told = spearman_on_card.centred_gram(
+        card_of(library, memory), codes, left, right, np.full(len(columns), n), n
+    )
     expected, expected_told = on_the_cpu(codes, left, right, n)
     assert np.array_equal(sums, expected)
     assert np.array_equal(told[:, 0], expected_told[:, 0])
@@ -114,7 +134,8 @@ def test_sums_of_products_are_those_of_the_cpu_however_they_are_cut(codes, left,
     assert np.array_equal((told[:, 1] << 32) + told[:, 2], (expected_told[:, 1] << 32) + expected_told[:, 2])
 
 
-def test_columns_are_split_where_the_sums_of_all_pairs_do_not_fit(codes, monkeypatch):
+@on_both
+def test_columns_are_split_where_the_sums_of_all_pairs_do_not_fit(library, codes, monkeypatch):
     sizes = []
 
     class Watched(spearman_on_card.ExactGram):
@@ -124,15 +145,16 @@ def test_columns_are_split_where_the_sums_of_all_pairs_do_not_fit(codes, monkeyp
 
     monkeypatch.setattr(spearman_on_card, "ExactGram", Watched)
     everything, n = np.arange(9), codes.shape[1]
-    spearman_on_card.centred_gram(numpy_card(1000), codes, everything, everything, np.full(9, n), n)
+    spearman_on_card.centred_gram(card_of(library, 1000), codes, everything, everything, np.full(9, n), n)
     assert len(sizes) > 4 and all(40 * p * q <= 500 for p, q in sizes)
     assert sum(p * q for p, q in sizes) == 81
 
 
 @pytest.mark.parametrize("rows", [1, 7, 64, 300])
-def test_on_a_lack_of_memory_blocks_halve_and_the_sums_stay(codes, rows):
+@on_both
+def test_on_a_lack_of_memory_blocks_halve_and_the_sums_stay(library, codes, rows):
     everything, n = np.arange(9), codes.shape[1]
-    card = Small(rows)
+    card = Small(library, rows)
     sums, told = spearman_on_card.centred_gram(card, codes, everything, everything, np.full(9, n), n)
     expected, _ = on_the_cpu(codes, everything, everything, n)
     assert np.array_equal(sums, expected) and told[0, 0] == on_the_cpu(codes, everything, everything, n)[1][0, 0]
@@ -140,19 +162,21 @@ def test_on_a_lack_of_memory_blocks_halve_and_the_sums_stay(codes, rows):
     assert all("rows at a time from here on; the result stays the same" in line for line in card.told)
 
 
-def test_a_card_that_holds_not_one_row_is_told_of_in_one_line(codes):
+@on_both
+def test_a_card_that_holds_not_one_row_is_told_of_in_one_line(library, codes):
     everything, n = np.arange(9), codes.shape[1]
     with pytest.raises(UserError, match=r"out of memory on the card with one of rows at a time; give .*mem_gb"):
-        spearman_on_card.centred_gram(Small(0), codes, everything, everything, np.full(9, n), n)
+        spearman_on_card.centred_gram(Small(library, 0), codes, everything, everything, np.full(9, n), n)
 
 
-def test_columns_that_are_wide_are_summed_without_a_rounding():
+@on_both
+def test_columns_that_are_wide_are_summed_without_a_rounding(library):
     """1e6 rows told apart need two words a sum."""
     n = 1_000_000
     rng = np.random.default_rng(0)
     stored = ArrayCodes(np.stack([2 * (rng.permutation(n) + 1).astype(np.uint32) for _ in range(2)]))
     both = np.arange(2)
-    sums, told = spearman_on_card.centred_gram(numpy_card(), stored, both, both, np.full(2, n), n)
+    sums, told = spearman_on_card.centred_gram(card_of(library), stored, both, both, np.full(2, n), n)
     expected, _ = on_the_cpu(stored, both, both, n)
     assert np.array_equal(sums, expected)
     exact = sum(int(d) ** 2 for d in 2 * np.arange(1, n + 1) - (n + 1))
@@ -161,13 +185,14 @@ def test_columns_that_are_wide_are_summed_without_a_rounding():
 
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=25)
-def test_correlations_with_missing_values_are_those_without_a_card(seed):
+@on_both
+def test_correlations_with_missing_values_are_those_without_a_card(library, seed):
     rng = np.random.default_rng(seed)
     table = np.round(rng.normal(size=(60, 7)) + rng.normal(size=(60, 1)), 1)
     table[:20, 2:4], table[10:15, 6] = np.nan, np.nan
     made = encode(table)
     given_ = made["codes"], made["n_valid"], made["patterns"], 2, MEMORY
-    within = partial(spearman.same_rows, gram=partial(spearman_on_card.centred_gram, numpy_card()))
+    within = partial(spearman.same_rows, gram=partial(spearman_on_card.centred_gram, card_of(library)))
     assert spearman.pairwise(*given_, within=within).rho.tobytes() == spearman.pairwise(*given_).rho.tobytes()
 
 
@@ -193,58 +218,68 @@ def compared(values, card=None, **chosen):
 
 @given(columns(), st.sampled_from(["orthonormal", "random"]), st.sampled_from([MEMORY, 400_000]))
 @settings(max_examples=40)
-def test_dependence_is_that_of_the_cpu_to_the_byte(values, features, memory):
-    assert same_bytes(compared(values, numpy_card(memory), features=features), compared(values, features=features))
+@on_both
+def test_dependence_is_that_of_the_cpu_to_the_byte(library, values, features, memory):
+    assert same_bytes(
+        compared(values, card_of(library, memory), features=features), compared(values, features=features)
+    )
 
 
 @given(columns(), st.integers(1, 4))
 @settings(max_examples=25)
-def test_dependence_of_a_rectangle_of_pairs_is_that_of_the_cpu(values, cut):
+@on_both
+def test_dependence_of_a_rectangle_of_pairs_is_that_of_the_cpu(library, values, cut):
     sides = {"left": np.arange(len(values))[:cut], "right": np.arange(len(values))[::-1]}
-    assert same_bytes(compared(values, numpy_card(), **sides), compared(values, **sides))
+    assert same_bytes(compared(values, card_of(library), **sides), compared(values, **sides))
 
 
-def test_long_columns_are_looked_up_by_cell_as_on_the_cpu(monkeypatch):
+@on_both
+def test_long_columns_are_looked_up_by_cell_as_on_the_cpu(library, monkeypatch):
     monkeypatch.setattr(nonlinear, "CODE_TABLE", 200)
     values = np.random.default_rng(1).standard_normal((3, 500))
     values[1] = np.round(values[0] ** 2, 1)
     values[2, :450] = np.nan  # a short one, with a table of its own
-    assert same_bytes(compared(values, numpy_card()), compared(values))
+    assert same_bytes(compared(values, card_of(library)), compared(values))
 
 
-def test_where_tables_do_not_fit_the_cpu_adds_up(monkeypatch):
+@on_both
+def test_where_tables_do_not_fit_the_cpu_adds_up(library, monkeypatch):
     values = np.random.default_rng(2).standard_normal((3, 80))
     monkeypatch.setattr(nonlinear.FeatureTables, "of", lambda *_: None)
     monkeypatch.setattr(nonlinear_on_card, "_sums", lambda *_: pytest.fail("the card has no tables"))
-    assert same_bytes(compared(values, numpy_card()), compared(values))
+    assert same_bytes(compared(values, card_of(library)), compared(values))
 
 
 @pytest.mark.parametrize("rows", [1, 9, 40])
-def test_on_a_lack_of_memory_the_dependence_stays(rows):
+@on_both
+def test_on_a_lack_of_memory_the_dependence_stays(library, rows):
     values = np.random.default_rng(4).standard_normal((4, 130))
     values[0, :30] = np.nan
-    card = Small(rows)
+    card = Small(library, rows)
     assert same_bytes(compared(values, card), compared(values)) and card.halvings > 0
 
 
-def test_sums_that_one_word_would_not_hold_are_carried(monkeypatch):
+@on_both
+def test_sums_that_one_word_would_not_hold_are_carried(library, monkeypatch):
     values = np.random.default_rng(6).standard_normal((3, 300))
     expected = compared(values)
     monkeypatch.setattr(nonlinear, "WORD", 2**45)
-    assert same_bytes(compared(values, numpy_card()), expected)
+    assert same_bytes(compared(values, card_of(library)), expected)
 
 
 @pytest.mark.parametrize("squares", [1, 200, 2**26])
-def test_moments_are_summed_in_parts_of_any_size(monkeypatch, squares):
+@on_both
+def test_moments_are_summed_in_parts_of_any_size(library, monkeypatch, squares):
     monkeypatch.setattr(nonlinear_on_card, "SQUARES", squares)
     values = np.random.default_rng(7).standard_normal((4, 90))
-    assert same_bytes(compared(values, numpy_card()), compared(values))
+    assert same_bytes(compared(values, card_of(library)), compared(values))
 
 
-def test_the_rows_are_told_once_even_if_they_were_read_twice():
+@on_both
+def test_the_rows_are_told_once_even_if_they_were_read_twice(library):
     values = np.random.default_rng(8).standard_normal((4, 130))
     seen = []
-    compared(values, Small(20), progress=lambda done, total: seen.append((done, total)))
+    compared(values, Small(library, 20), progress=lambda done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1]
 
 
@@ -252,7 +287,8 @@ def test_the_rows_are_told_once_even_if_they_were_read_twice():
 
 
 @pytest.mark.parametrize("chosen", [{}, {"shards": 2}, {"prescreen": "countsketch", "m": 64}])
-def test_the_whole_selection_has_the_bytes_of_the_cpu(tmp_path, select, monkeypatch, chosen):
+@on_both
+def test_the_whole_selection_has_the_bytes_of_the_cpu(library, tmp_path, select, monkeypatch, chosen):
     rng = np.random.default_rng(9)
     base = rng.normal(size=400)
     columns = {f"c{k}": base * rng.random() + rng.normal(size=400) for k in range(6)}
@@ -264,7 +300,7 @@ def test_the_whole_selection_has_the_bytes_of_the_cpu(tmp_path, select, monkeypa
 
     def card(stage):
         opened.append(stage.name)
-        return numpy_card(10**8)
+        return card_of(library, 10**8)
 
     for stage in ("pass1", "pass1_shard", "pass2", "pass2_shard", "pass4", "pass4_shard"):
         module = importlib.import_module(stage)

@@ -62,7 +62,7 @@ rule pass1_shard:
     benchmark:
         "benchmarks/pass1_{shard}.tsv"
     conda:
-        "../../envs/cpu.yaml"
+        "../../envs/gpu.yaml"
     threads: 8
     resources:
         gpu=1,
@@ -103,7 +103,7 @@ rule pass1:
     benchmark:
         "benchmarks/pass1.tsv"
     conda:
-        "../../envs/cpu.yaml"
+        "../../envs/gpu.yaml"
     threads: 8
     resources:
         gpu=1,
@@ -142,7 +142,7 @@ rule pass2_shard:
     benchmark:
         "benchmarks/pass2_{shard}.tsv"
     conda:
-        "../../envs/cpu.yaml"
+        "../../envs/gpu.yaml"
     threads: 8
     resources:
         gpu=1,
@@ -185,7 +185,7 @@ rule pass2:
     benchmark:
         "benchmarks/pass2.tsv"
     conda:
-        "../../envs/cpu.yaml"
+        "../../envs/gpu.yaml"
     threads: 8
     resources:
         gpu=1,
@@ -265,7 +265,7 @@ rule pass4_shard:
     benchmark:
         "benchmarks/pass4_{shard}.tsv"
     conda:
-        "../../envs/cpu.yaml"
+        "../../envs/gpu.yaml"
     threads: 8
     resources:
         gpu=1,
@@ -313,7 +313,7 @@ rule pass4:
     benchmark:
         "benchmarks/pass4.tsv"
     conda:
-        "../../envs/cpu.yaml"
+        "../../envs/gpu.yaml"
     threads: 8
     resources:
         gpu=1,

@@ -76,7 +76,7 @@ rule similarity:
     benchmark:
         "benchmarks/similarity.tsv"
     conda:
-        "../../envs/cpu.yaml"
+        "../../envs/gpu.yaml"
     threads: 8
     resources:
         gpu=1,
@@ -146,7 +146,7 @@ rule train_classifier:
     benchmark:
         "benchmarks/train_classifier.tsv"
     conda:
-        "../../envs/cpu.yaml"
+        "../../envs/gpu.yaml"
     threads: 8
     resources:
         gpu=1,
@@ -187,7 +187,7 @@ rule self_train:
     benchmark:
         "benchmarks/self_train_{iteration}.tsv"
     conda:
-        "../../envs/cpu.yaml"
+        "../../envs/gpu.yaml"
     threads: 8
     resources:
         gpu=1,
@@ -230,7 +230,7 @@ rule predict:
     benchmark:
         "benchmarks/predict.tsv"
     conda:
-        "../../envs/cpu.yaml"
+        "../../envs/gpu.yaml"
     threads: 8
     resources:
         gpu=1,

@@ -1,0 +1,402 @@
+"""make bench-gpu: the work of every GPU rule at two sizes on one card, beside what the card can do; under ten minutes.
+
+Needs this repository's files and the packages of envs/gpu.txt. Each part is checked against the CPU in a small size,
+then timed. A share is that of the card's own rate, measured here in the same run: of its matrix product in the type
+that is used, or of its copies. Writes a table and JSON; --tiny runs the same lines anywhere, on the CPU if need be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from common.arrays import Accelerator  # noqa: E402
+from descriptors import nonlinear, nonlinear_on_card, ranks, ranks_on_card, spearman, spearman_on_card  # noqa: E402
+
+ROUNDS = 3
+HEAD = ("work", "size", "seconds", "rate", "TFLOP/s", "share", "of", "as on the CPU")
+
+
+@dataclass
+class Line:
+    """One measurement. share : of the card's rate named by ``of``; same : None where it was not compared."""
+
+    work: str
+    size: str
+    seconds: float
+    rate: str
+    tflops: float | None = None
+    share: float | None = None
+    of: str = ""
+    same: bool | None = None
+
+
+@dataclass
+class Card:
+    """Where it runs. rates : measured, FLOP/s or bytes/s by name."""
+
+    xp: Any
+    torch_device: str
+    name: str
+    memory: int
+    tiny: bool
+    rates: dict[str, float] = field(default_factory=dict)
+
+    def wait(self) -> None:
+        import torch
+
+        if self.xp is not np:
+            self.xp.cuda.Stream.null.synchronize()
+        if self.torch_device == "cuda":
+            torch.cuda.synchronize()
+
+    def clock(self, work: Callable[[], object], rounds: int = ROUNDS) -> float:
+        """Median seconds, after one run that is not counted."""
+        work()
+        seconds = []
+        for _ in range(rounds):
+            self.wait()
+            started = time.perf_counter()
+            work()
+            self.wait()
+            seconds.append(time.perf_counter() - started)
+        return statistics.median(seconds)
+
+    def accelerator(self) -> Accelerator:
+        return Accelerator(self.xp, self.memory)
+
+
+def find(tiny: bool, memory_gb: float) -> Card:
+    import torch
+
+    try:
+        import cupy
+
+        cupy.cuda.runtime.getDeviceCount()
+        xp: ModuleType = cupy
+    except Exception:  # not installed, no driver: each has errors of its own
+        xp = np
+    cuda = torch.cuda.is_available()
+    if not tiny and (xp is np or not cuda):
+        missing = "CuPy" if xp is np else "torch"
+        raise SystemExit(f"gpu.py: {missing} sees no GPU; install envs/gpu.txt on a machine with one, or use --tiny")
+    memory = int(memory_gb * 1e9)
+    if xp is not np:
+        xp.get_default_memory_pool().set_limit(size=memory)
+    if cuda:
+        whole = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(memory / whole, 1.0))
+    return Card(xp, "cuda" if cuda else "cpu", torch.cuda.get_device_name() if cuda else "CPU", memory, tiny)
+
+
+# ---- what the card can do
+
+
+def measure(card: Card) -> None:
+    import torch
+
+    xp, size = card.xp, 256 if card.tiny else 8192
+    a = xp.asarray(np.random.default_rng(0).normal(size=(size, size)))
+    card.rates["fp64 product"] = 2 * size**3 / card.clock(lambda: a @ a)
+    half = torch.randn(size, size, device=card.torch_device, dtype=torch.bfloat16)
+    card.rates["bf16 product"] = 2 * size**3 / card.clock(lambda: half @ half)
+    host = np.zeros(2**20 if card.tiny else 2**30, np.uint8)
+    if card.xp is not np:
+        import cupyx
+
+        pinned = cupyx.empty_pinned(host.shape, np.uint8)
+        pinned[:] = 0
+        there = xp.empty(host.shape, np.uint8)
+        card.rates["copy to the card"] = host.nbytes / card.clock(lambda: there.set(pinned))
+    else:
+        card.rates["copy to the card"] = host.nbytes / card.clock(host.copy)
+
+
+# ---- descriptors
+
+
+@dataclass
+class InMemory:
+    """Rank codes, (P, N) uint32: random permutations, as complete columns without ties have."""
+
+    codes: np.ndarray
+    shift: int = 0
+
+    @classmethod
+    def random(cls, n_columns: int, n_rows: int) -> InMemory:
+        rng = np.random.default_rng(n_columns)
+        base = 2 * np.arange(1, n_rows + 1, dtype=np.uint32)
+        return cls(np.stack([rng.permutation(base) for _ in range(n_columns)]))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.codes.shape[0], self.codes.shape[1]
+
+    def read(self, columns: np.ndarray, start: int, stop: int) -> np.ndarray:
+        return self.codes[columns, start:stop]
+
+
+def ranking(card: Card) -> list[Line]:
+    lines = []
+    for n_rows in (2_000, 20_000) if card.tiny else (2_000_000, 20_000_000):
+        column = np.random.default_rng(1).normal(size=n_rows)
+        device = card.accelerator()
+        found = ranks_on_card.sort(device, column)
+        seconds = card.clock(partial(ranks_on_card.sort, device, column))
+        expected = ranks.sort(column).encode()
+        coded = found.encode()
+        same = all(
+            (one is None and other is None) or np.array_equal(one, other)
+            for one, other in zip(coded, expected, strict=True)
+        )
+        moved = 8 * n_rows + found.ordered.nbytes + sum(part.nbytes for part in coded if part is not None)
+        share = moved / seconds / card.rates["copy to the card"]
+        rate = f"{n_rows / seconds / 1e6:.1f} M rows/s"
+        lines.append(Line("pass 1, ranking", f"{n_rows:,}", seconds, rate, None, share, "copy to the card", same))
+    return lines
+
+
+def gram(card: Card) -> list[Line]:
+    lines = []
+    for n_columns, n_rows in ((20, 2_000), (40, 4_000)) if card.tiny else ((500, 500_000), (1_000, 1_000_000)):
+        codes, every = InMemory.random(n_columns, n_rows), np.arange(n_columns)
+        device, n_valid = card.accelerator(), np.full(n_columns, n_rows)
+
+        def on_card(codes=codes, every=every, device=device, n_valid=n_valid, n_rows=n_rows) -> np.ndarray:
+            return spearman_on_card.centred_gram(device, codes, every, every, n_valid, n_rows)[0]
+
+        part = every[:8]
+        expected, _ = spearman.centred_gram(codes, part, part, n_valid[part], n_rows, 10**9, 2)
+        same = np.array_equal(on_card()[:8, :8], expected)
+        seconds = card.clock(on_card)
+        flops = 2 * n_rows * n_columns**2 / seconds
+        share, rate = flops / card.rates["fp64 product"], f"{n_columns**2 / 2 / seconds / 1e3:,.0f} k pairs/s"
+        size = f"{n_rows:,} x {n_columns:,}"
+        lines.append(Line("pass 2, Spearman", size, seconds, rate, flops / 1e12, share, "fp64 product", same))
+    return lines
+
+
+def dependence(card: Card) -> list[Line]:
+    lines, width = [], 12
+    sizes = ((4, 2_000), (8, 4_000)) if card.tiny else ((100, 200_000), (500, 500_000))
+    dictionary = nonlinear.rdc_dictionaries("orthonormal", width, 1, 0)[0]
+    for n_columns, n_rows in sizes:
+        codes, every = InMemory.random(n_columns, n_rows), np.arange(n_columns)
+        patterns = np.zeros(n_columns, np.int64)
+        table = nonlinear.Table(codes, np.full(n_columns, n_rows), patterns)
+        device = card.accelerator()
+
+        def sums(columns: np.ndarray, on_card: bool, table=table, patterns=patterns, device=device) -> np.ndarray:
+            tile, tables = nonlinear.Tile.of(columns, patterns), nonlinear.FeatureTables(dictionary, 10**9)
+            with ThreadPoolExecutor(2) as pool:
+                pair = nonlinear.TilePair(tile, tile, tables, table, pool)
+                if on_card:
+                    nonlinear_on_card.accumulate(device, pair, 10**9, lambda _: None)
+                else:
+                    pair.accumulate(10**9, lambda _: None)
+            return np.triu(pair.product.words)
+
+        part = every[:4]
+        same = np.array_equal(sums(part, True), sums(part, False))
+        seconds = card.clock(lambda every=every, sums=sums: sums(every, True))
+        flops = 2 * n_rows * (n_columns * width) ** 2 / seconds
+        share, rate = flops / card.rates["fp64 product"], f"{n_columns**2 / 2 / seconds:,.0f} pairs/s"
+        size = f"{n_rows:,} x {n_columns:,}"
+        lines.append(Line("pass 4, RDC sums", size, seconds, rate, flops / 1e12, share, "fp64 product", same))
+    return lines
+
+
+# ---- texts
+
+
+def model_folder(folder: Path, tiny: bool) -> Path:
+    """An entailment model of RoBERTa-large's shape with random weights, and a tokenizer of letters."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    words = {word: number for number, word in enumerate([*special, *(f"w{k}" for k in range(1000))])}
+    raw = Tokenizer(models.WordLevel(words | {"a": len(words)}, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", words["[CLS]"]), ("[SEP]", words["[SEP]"])],
+    )
+    tokens = PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    tokens.model_max_length = 512
+    torch.manual_seed(0)
+    labels = {0: "contradiction", 1: "neutral", 2: "entailment"}
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    if not tiny:
+        shape = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+    own = BertConfig(
+        vocab_size=1200, id2label=labels, label2id={label: number for number, label in labels.items()}, **shape
+    )
+    BertForSequenceClassification(own).save_pretrained(folder)
+    tokens.save_pretrained(folder)
+    return folder
+
+
+def documents(count: int, length: int) -> list[str]:
+    rng = np.random.default_rng(count)
+    sizes = rng.integers(length // 2, length, count)
+    return [" ".join(f"w{word}" for word in rng.integers(0, 1000, size)) for size in sizes]
+
+
+def entailment(card: Card) -> list[Line]:
+    """Stage 1 with a large model, on tokens that are no padding."""
+    from taxoclass.scoring import NliScorer, PairScorer
+
+    lines = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = model_folder(Path(scratch), card.tiny)
+        names = [[f"w{k}"] for k in range(8)]
+        few = documents(4, 60)
+        one, other = (
+            PairScorer(NliScorer.load(str(folder), where, 512), few, names).score_all()
+            for where in (card.torch_device, "cpu")
+        )
+        same = bool(np.abs(1 / (1 + np.exp(-one)) - 1 / (1 + np.exp(-other))).max() <= 1e-3)
+        for length, count in ((20, 8), (40, 8)) if card.tiny else ((128, 2_000), (400, 800)):
+            texts = documents(count, length)
+
+            def run(texts=texts) -> PairScorer:
+                pairs = PairScorer(
+                    NliScorer.load(str(folder), card.torch_device, 512), texts, names, batch_tokens=2**16
+                )
+                pairs.score_all()
+                return pairs
+
+            scorer = run()
+            flops = PairScorer(scorer.scorer, texts, names).cost(measure=False).flops
+            tally = scorer.tally
+            seconds = card.clock(run, 1)
+            rate = f"{tally.tokens / seconds / 1e3:,.0f} k tokens/s, padding {tally.padding_share:.1%}"
+            size = f"{count * len(names):,} pairs of up to {length} tokens"
+            share = flops / seconds / card.rates["bf16 product"]
+            lines.append(
+                Line("stage 1, entailment", size, seconds, rate, flops / seconds / 1e12, share, "bf16 product", same)
+            )
+    return lines
+
+
+def training(card: Card) -> list[Line]:
+    """Self-training with a trained encoder of BERT-base's shape: forward, and twice as much backward."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    from taxoclass.classifier import Architecture, build
+    from taxoclass.encoders import forward_flops
+    from taxoclass.self_training import SelfTraining, self_train_iteration
+    from taxoclass.taxonomy import Taxonomy
+    from taxoclass.training import Machine, Tokens
+
+    lines = []
+    n_classes = 12 if card.tiny else 531
+    edges = np.array([(k % 6, k) for k in range(6, n_classes)], np.int64)
+    taxonomy = Taxonomy(tuple(map(str, range(n_classes))), tuple((f"w{k}",) for k in range(n_classes)), edges)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    own = BertConfig(vocab_size=1200, **(shape if card.tiny else {}))
+    for length, count in ((16, 32), (32, 32)) if card.tiny else ((128, 4_000), (256, 2_000)):
+        rng = np.random.default_rng(length)
+        sizes = rng.integers(length // 2, length, count)
+        ids = rng.integers(4, 1200, int(sizes.sum()))
+        texts = Tokens(ids, np.cumsum([0, *sizes]), pad=0)
+        backbone = BertModel(own)
+        architecture = Architecture(own.hidden_size, encoder=own.to_dict(), pooling="cls")
+        model = build(taxonomy, rng.normal(size=(n_classes, own.hidden_size)), architecture, 0, backbone)
+        flops = 3 * float(forward_flops(backbone, sizes).sum())
+        machine = Machine([torch.device(card.torch_device)], warn=lambda _: None)
+
+        def run(model=model, texts=texts, machine=machine) -> None:
+            settings = SelfTraining(epochs=1, batch_size=64, micro_batch=64)
+            with tempfile.TemporaryDirectory() as scratch:
+                self_train_iteration(model, texts, taxonomy, settings, 1, Path(scratch), machine=machine)
+
+        seconds = card.clock(run, 1)
+        # an epoch, and two looks at the whole corpus
+        flops += 2 * flops / 3
+        share = flops / seconds / card.rates["bf16 product"]
+        size = f"{count:,} texts of up to {length} tokens"
+        rate = f"{count / seconds:,.0f} texts/s"
+        lines.append(
+            Line("stage 4, trained encoder", size, seconds, rate, flops / seconds / 1e12, share, "bf16 product")
+        )
+    return lines
+
+
+# ---- the table
+
+
+def table(card: Card, lines: list[Line]) -> str:
+    rows = [HEAD]
+    for line in lines:
+        rows.append(
+            (
+                line.work,
+                line.size,
+                f"{line.seconds:.3g}",
+                line.rate,
+                "" if line.tflops is None else f"{line.tflops:.3g}",
+                "" if line.share is None else f"{line.share:.0%}",
+                line.of,
+                "" if line.same is None else "yes" if line.same else "NO",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    text.insert(1, "  ".join("-" * width for width in widths))
+    rates = ", ".join(
+        f"{name} {rate / 1e12:.3g} TFLOP/s" if "product" in name else f"{name} {rate / 1e9:.3g} GB/s"
+        for name, rate in card.rates.items()
+    )
+    return "\n".join([f"{card.name}, {card.memory / 1e9:.0f} GB granted; {rates}", "", *text])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="gpu.py", description=__doc__.split("\n\n")[0])
+    parts = {"ranking": ranking, "gram": gram, "dependence": dependence, "entailment": entailment, "training": training}
+    parser.add_argument("--only", nargs="+", choices=list(parts), default=list(parts))
+    parser.add_argument("--tiny", action="store_true", help="small sizes, anywhere: shows that it runs, not how fast")
+    parser.add_argument("--memory-gb", type=float, default=40.0, help="memory to take on the card (40, as the rules)")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench-gpu", help="default results/bench-gpu")
+    arguments = parser.parse_args()
+    card = find(arguments.tiny, arguments.memory_gb)
+    measure(card)
+    lines: list[Line] = []
+    for name in arguments.only:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        lines += parts[name](card)
+    text = table(card, lines)
+    print(text)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "gpu.txt").write_text(f"{text}\n")
+    told = {"card": card.name, "rates": card.rates, "lines": [asdict(line) for line in lines]}
+    (arguments.out / "gpu.json").write_text(json.dumps(told, indent=1) + "\n")
+    wrong = [line for line in lines if line.same is False]
+    if wrong:
+        raise SystemExit(f"gpu.py: {wrong[0].work}, {wrong[0].size}: not what the CPU gives")
+
+
+if __name__ == "__main__":
+    main()
