@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +16,10 @@ from common.stage import Stage, run_stage
 from common.taxoclass_settings import CandidateSelection, Similarity
 from taxoclass import products
 from taxoclass.clustering import clusterings
-from taxoclass.corpus import Corpus
 from taxoclass.encoders import Encoder, encode_cached
 from taxoclass.mining import expected_pairs, waves
 from taxoclass.posterior import nearest
+from taxoclass.products import Scored
 from taxoclass.scoring import (
     NliScorer,
     PairScorer,
@@ -29,22 +31,26 @@ from taxoclass.scoring import (
 )
 from taxoclass.taxonomy import Taxonomy
 
+INPUTS = {
+    "taxonomy": "JSON of check_corpus",
+    "corpus": "Parquet of check_corpus",
+    "details": "JSON of check_corpus, what it found",
+    "cache": "folder for scores and vectors that outlive the run",
+}
+
 
 def main() -> None:
     run_stage(
         "similarity",
         Similarity,
-        inputs={
-            "taxonomy": "JSON of check_corpus",
-            "corpus": "Parquet of check_corpus",
-            "details": "JSON of check_corpus, what it found",
-            "cache": "folder for scores and vectors that outlive the run",
-        },
+        inputs=INPUTS | {"pieces": "npz of every shard, in order, where the stage is done in shards"},
         outputs={
             "out-similarity": "npz: similarity_matrix, doc_ids, class_ids, train_size, test_size, meta",
             "out-details": "JSON: model, scale and summary of the scores",
         },
         work=work,
+        optional=("pieces",),
+        several=("pieces",),
     )
 
 
@@ -52,9 +58,11 @@ def work(stage: Stage) -> None:
     paths, settings = stage.paths, stage.settings
     taxonomy, corpus = products.read_taxonomy(paths.taxonomy), products.read_corpus(paths.corpus)
     files.check_space(paths.out_similarity, 4 * len(corpus) * len(taxonomy))
-    device = open_device(stage)
-    score = by_embedding if settings.backend == "embedding" else by_entailment
-    similarity, corpus_wide, model = score(stage, device, taxonomy, corpus)
+    if paths.pieces:
+        similarity, vectors, model = products.read_pieces(paths.pieces, shard_key(stage))
+    else:
+        similarity, vectors, model = score(stage, taxonomy, corpus.texts)
+    corpus_wide = of_the_whole(stage, vectors, taxonomy)
     meta = {
         "backend": settings.backend,
         "scale": "cosine" if settings.backend == "embedding" else "logit",
@@ -87,19 +95,37 @@ class CorpusWide(NamedTuple):
     clusters: np.ndarray
 
 
-Scored = tuple[np.ndarray, CorpusWide, dict[str, Any]]
-"""Scores (N, C) float32, what vectors say beside them, and what made the scores."""
+def of_the_whole(stage: Stage, vectors: np.ndarray, taxonomy: Taxonomy) -> CorpusWide:
+    """Nearest documents and clusters, of no document without vectors."""
+    settings: Similarity = stage.settings
+    if not vectors.shape[1]:
+        return CorpusWide(*np.empty((2, len(vectors), 0), np.int32))
+    with stage.blas():
+        clusters = clusterings(vectors, int(taxonomy.leaves.sum()), settings.clusterings)
+        return CorpusWide(nearest(vectors, settings.neighbours), clusters)
 
 
-def by_embedding(stage: Stage, device: str, taxonomy: Taxonomy, corpus: Corpus) -> Scored:
+def shard_key(stage: Stage) -> str:
+    """What a shard has to have been made from."""
+    return f"{files.digest(stage.paths.details)} {json.dumps(stage.parameters, sort_keys=True)}"
+
+
+def score(stage: Stage, taxonomy: Taxonomy, texts: Sequence[str]) -> Scored:
+    """Some documents against all classes; each document by itself."""
+    if not len(texts):
+        return Scored(np.empty((0, len(taxonomy)), np.float32), np.empty((0, 0), np.float32), None)
+    by = by_embedding if stage.settings.backend == "embedding" else by_entailment
+    return by(stage, open_device(stage), taxonomy, texts)
+
+
+def by_embedding(stage: Stage, device: str, taxonomy: Taxonomy, texts: Sequence[str]) -> Scored:
     """Cosines of documents and classes."""
     settings: Similarity = stage.settings
     encoder = sentence_encoder(stage, device, settings.similarity_model, settings.similarity_chunks)
-    cosines, corpus_wide = cosines_of(stage, encoder, taxonomy, corpus)
-    return cosines, corpus_wide, encoder.fingerprint
+    return Scored(*cosines_of(stage, encoder, taxonomy, texts), encoder.fingerprint)
 
 
-def by_entailment(stage: Stage, device: str, taxonomy: Taxonomy, corpus: Corpus) -> Scored:
+def by_entailment(stage: Stage, device: str, taxonomy: Taxonomy, texts: Sequence[str]) -> Scored:
     """Logits of entailment, NaN for pairs that no one asked for."""
     settings: Similarity = stage.settings
     scorer = NliScorer.load(
@@ -112,11 +138,11 @@ def by_entailment(stage: Stage, device: str, taxonomy: Taxonomy, corpus: Corpus)
     )
     groups, first = ensembles(taxonomy, settings.templates(any(taxonomy.descriptions)))
     hypotheses = [[text for group in each for text in group] for each in by_class(groups, first)]
-    corpus_wide = CorpusWide(*np.empty((2, len(corpus), 0), np.int32))
+    vectors = np.empty((len(texts), 0), np.float32)
     with tqdm(desc="similarity", unit="pair", disable=None) as bar:
         pairs = PairScorer(
             scorer,
-            corpus.texts,
+            texts,
             hypotheses,
             settings.class_names,
             settings.batch_tokens,
@@ -130,27 +156,24 @@ def by_entailment(stage: Stage, device: str, taxonomy: Taxonomy, corpus: Corpus)
             logits = pairs.score_all()
         elif settings.candidates == "paths":
             encoder = sentence_encoder(stage, device, settings.prefilter_model, 1)
-            cosines, corpus_wide = cosines_of(stage, encoder, taxonomy, corpus, ["{class_name}"])
+            cosines, vectors = cosines_of(stage, encoder, taxonomy, texts, ["{class_name}"])
             rows, classes = path_candidates(taxonomy, cosines, settings.candidate_paths)
             stage.log(str(pairs.cost(len(rows))))
             logits = dense(pairs.shape, rows, classes, pairs.score_pairs(rows, classes))
         else:
             logits = from_the_top(stage, taxonomy, pairs)
-    return logits, corpus_wide, scorer.fingerprint
+    return Scored(logits, vectors, scorer.fingerprint)
 
 
 def cosines_of(
-    stage: Stage, encoder: Encoder, taxonomy: Taxonomy, corpus: Corpus, templates: list[str] | None = None
-) -> tuple[np.ndarray, CorpusWide]:
-    """Cosines (N, C), nearest documents and clusters."""
+    stage: Stage, encoder: Encoder, taxonomy: Taxonomy, texts: Sequence[str], templates: list[str] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines (N, C), and the documents' vectors."""
     settings: Similarity = stage.settings
     groups, first = ensembles(taxonomy, templates or settings.templates(any(taxonomy.descriptions)))
-    vectors = encoded(stage, encoder, corpus)
+    vectors = encoded(stage, encoder, texts)
     labels = label_vectors(encoder, groups, settings.batch_tokens)
-    cosines = embedding_scores(vectors, labels, first, settings.class_names)
-    with stage.blas():
-        clusters = clusterings(vectors, int(taxonomy.leaves.sum()), settings.clusterings)
-        return cosines, CorpusWide(nearest(vectors, settings.neighbours), clusters)
+    return embedding_scores(vectors, labels, first, settings.class_names), vectors
 
 
 def by_class(groups: list[list[str]], first: np.ndarray) -> list[list[list[str]]]:
@@ -194,10 +217,10 @@ def sentence_encoder(stage: Stage, device: str, name: str, chunks: int) -> Encod
     )
 
 
-def encoded(stage: Stage, encoder: Encoder, corpus: Corpus) -> np.ndarray:
-    stage.log(str(encoder.cost(corpus.texts, stage.settings.batch_tokens)))
-    with tqdm(total=len(corpus), desc=stage.name, unit="text", disable=None) as bar:
-        vectors = encode_cached(encoder, corpus.texts, stage.paths.cache, stage.settings.batch_tokens, bar.update)
+def encoded(stage: Stage, encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
+    stage.log(str(encoder.cost(texts, stage.settings.batch_tokens)))
+    with tqdm(total=len(texts), desc=stage.name, unit="text", disable=None) as bar:
+        vectors = encode_cached(encoder, texts, stage.paths.cache, stage.settings.batch_tokens, bar.update)
     if encoder.tally.truncated:
         stage.warn(cut(encoder.tally.truncated, encoder.loaded.max_length * encoder.chunks))
     return vectors

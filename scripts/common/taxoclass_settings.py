@@ -349,6 +349,9 @@ class Given(Files):
 class TaxoclassRuntime(OnDevice):
     """How a run uses the machine; none of these is a reason to run a stage again."""
 
+    similarity_shards: int = Field(
+        1, ge=1, description="jobs that the comparison of documents and classes is cut into, by documents"
+    )
     local_files_only: bool = Field(True, description="never download a model")
     loggers: list[Literal["tensorboard", "wandb"]] = Field(
         [], description="metrics go there too, beside the JSON lines that are always written"

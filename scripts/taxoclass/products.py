@@ -90,6 +90,51 @@ class SimilarityFile(NamedTuple):
     meta: dict[str, Any]
 
 
+class Scored(NamedTuple):
+    """Some documents against all classes.
+
+    scores : (n, C) float32, NaN where a pair was not scored.
+    vectors : (n, d) float32 of a sentence encoder; d = 0 without one.
+    model : what made the scores, for provenance; None of no documents.
+    """
+
+    scores: np.ndarray
+    vectors: np.ndarray
+    model: dict[str, Any] | None
+
+
+def shard_rows(n_documents: int, shard: int, shards: int) -> slice:
+    """The documents of one of ``shards`` shards, numbered from 1; nearly equal numbers of them, in order."""
+    return slice(n_documents * (shard - 1) // shards, n_documents * shard // shards)
+
+
+def write_piece(path: str, key: str, shard: int, shards: int, scored: Scored) -> None:
+    """One shard of ``similarity``; ``key`` is what it was made from."""
+    about = json.dumps({"key": key, "shard": shard, "shards": shards, "model": scored.model})
+    files.write_npz(path, about=np.array(about), scores=scored.scores, vectors=scored.vectors)
+
+
+def read_pieces(paths: Sequence[str], key: str) -> Scored:
+    """All documents, put together from their shards, in order.
+
+    Raises
+    ------
+    UserError : a file that is damaged, another shard, or was made from something else.
+    """
+    found = []
+    for shard, path in enumerate(paths, start=1):
+        stored = files.read_npz(path)
+        about = json.loads(str(stored["about"])) if "about" in stored else {}
+        if [about.get(name) for name in ("key", "shard", "shards")] != [key, shard, len(paths)]:
+            raise UserError(
+                f"{path}: is not shard {shard} of {len(paths)} of this run; delete it and run the same command again"
+            )
+        if len(stored["scores"]):  # more shards than documents leave some without any
+            found.append(Scored(stored["scores"], stored["vectors"], about["model"]))
+    scores, vectors = (np.concatenate([getattr(each, name) for each in found]) for name in ("scores", "vectors"))
+    return Scored(scores, vectors, found[0].model)
+
+
 def write_similarity(
     path: str,
     similarity: np.ndarray,

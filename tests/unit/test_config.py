@@ -137,6 +137,7 @@ TAXOCLASS = {
     "metric_ks": ([1, 3, 5], "evaluate"),
     "bootstrap_resamples": (1000, "evaluate"),
     "device": ("auto", ""),
+    "similarity_shards": (1, ""),
     "local_files_only": (True, ""),
     "loggers": ([], ""),
 }

@@ -11,7 +11,9 @@ import pytest
 from test_encoders import LABELS, WORDS, save_model, sentences
 
 import similarity
+import similarity_shard
 from common import files
+from common.errors import UserError
 from common.stage import Stage
 from common.taxoclass_settings import Similarity, TaxoclassRuntime
 from small_models import one_thread  # noqa: F401 (a fixture)
@@ -82,10 +84,10 @@ def inputs(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def score(models, inputs, tmp_path):
-    """score(Similarity or Watched, settings): the bytes of the scores and of the neighbours."""
+def stage_of(models, inputs, tmp_path):
+    """stage_of(Similarity or Watched, settings, pieces=None, shards=1, **paths): the stage as its script gets it."""
 
-    def run(kind: type[Similarity], **settings: Any) -> tuple[bytes, bytes]:
+    def make(kind: type[Similarity], settings: dict[str, Any], shards: int = 1, **more: Any) -> Stage:
         given = {"similarity_model": models[settings["backend"]], "prefilter_model": models["prefilter_model"]}
         given |= {"similarity_max_length": 40, "batch_tokens": 64} | settings
         paths = argparse.Namespace(
@@ -95,11 +97,23 @@ def score(models, inputs, tmp_path):
             cache=str(tmp_path / "cache"),
             out_similarity=str(tmp_path / "similarity.npz"),
             out_details=str(tmp_path / "similarity.json"),
+            **{"pieces": None} | more,
         )
-        made, runtime = kind(**given), TaxoclassRuntime(device="cpu")
+        runtime = TaxoclassRuntime(device="cpu", similarity_shards=shards)
+        return Stage("similarity", kind(**given), runtime, paths, 1, None, started=0.0)
+
+    return make
+
+
+@pytest.fixture
+def score(stage_of):
+    """score(Similarity or Watched, settings): the bytes of the scores and of the neighbours."""
+
+    def run(kind: type[Similarity], **settings: Any) -> tuple[bytes, bytes]:
+        stage = stage_of(kind, settings)
         Watched.read.clear()  # of its own checks
-        similarity.work(Stage("similarity", made, runtime, paths, 1, None, started=0.0))
-        found = products.read_similarity(paths.out_similarity, IDS, TAXONOMY)
+        similarity.work(stage)
+        found = products.read_similarity(stage.paths.out_similarity, IDS, TAXONOMY)
         return found.similarity.tobytes(), found.neighbours.tobytes()
 
     return run
@@ -122,3 +136,64 @@ def test_a_setting_that_is_left_out_changes_no_byte_and_one_that_is_not_does(sco
     for key, value in OTHER.items():
         same = score(Similarity, **CASES[case] | {key: value}) == plain
         assert same == (key not in relevant(case)), key
+
+
+# ---- shards
+
+
+@pytest.fixture
+def in_shards(stage_of, tmp_path):
+    """in_shards(case, shards): the file of stage 1 put together from shards, each with a cache of its own."""
+
+    def run(case: str, shards: int) -> products.SimilarityFile:
+        pieces = []
+        for shard in range(1, shards + 1):
+            pieces.append(str(tmp_path / f"piece_{shard}.npz"))
+            more = {"shard": str(shard), "out_piece": pieces[-1]}
+            stage = stage_of(Similarity, CASES[case], shards, **more)
+            stage.paths.cache = str(tmp_path / f"cache_{shard}")
+            similarity_shard.work(stage)
+        merged = stage_of(Similarity, CASES[case], shards, pieces=pieces)
+        merged.paths.cache = str(tmp_path / "nothing here")
+        similarity.work(merged)
+        return products.read_similarity(merged.paths.out_similarity, IDS, TAXONOMY)
+
+    return run
+
+
+@pytest.mark.parametrize("shards", [1, 3, len(TEXTS) + 4])
+@pytest.mark.parametrize("case", CASES)
+def test_documents_in_shards_are_scored_as_all_together(stage_of, in_shards, case, shards):
+    whole = stage_of(Similarity, CASES[case])
+    similarity.work(whole)
+    expected = products.read_similarity(whole.paths.out_similarity, IDS, TAXONOMY)
+    found = in_shards(case, shards)
+    np.testing.assert_allclose(found.similarity, expected.similarity, atol=1e-5)  # batches differ, so roundings do
+    assert np.array_equal(np.isnan(found.similarity), np.isnan(expected.similarity))
+    assert np.array_equal(found.neighbours, expected.neighbours)
+    assert found.meta == expected.meta
+
+
+def test_shards_hold_every_document_once_and_nearly_equally_many():
+    for n_documents in (0, 1, 7, 100):
+        for shards in (1, 2, 7, 150):
+            places = [products.shard_rows(n_documents, shard, shards) for shard in range(1, shards + 1)]
+            rows = [range(n_documents)[place] for place in places]
+            assert [row for each in rows for row in each] == list(range(n_documents))
+            assert max(map(len, rows)) - min(map(len, rows)) <= 1
+
+
+@pytest.mark.parametrize("wrong", ["another order", "other settings", "one is missing", "something else"])
+def test_a_shard_of_another_run_is_refused(stage_of, in_shards, tmp_path, wrong):
+    in_shards("embedding", 3)
+    pieces, settings = [str(tmp_path / f"piece_{shard}.npz") for shard in (1, 2, 3)], dict(CASES["embedding"])
+    if wrong == "another order":
+        pieces.reverse()
+    if wrong == "other settings":
+        settings["class_names"] = "mean"
+    if wrong == "one is missing":
+        del pieces[2]
+    if wrong == "something else":
+        files.write_npz(pieces[0], scores=np.zeros(1))
+    with pytest.raises(UserError, match=r"piece_\d\.npz: is not shard \d of \d of this run; delete it and run"):
+        similarity.work(stage_of(Similarity, settings, 3, pieces=pieces))

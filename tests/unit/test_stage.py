@@ -129,6 +129,7 @@ OTHER = {
     "metric_ks": [10],
     "bootstrap_resamples": 0,
     "device": "cpu",
+    "similarity_shards": 4,
     "local_files_only": False,
     "loggers": ["wandb", "tensorboard"],
 }

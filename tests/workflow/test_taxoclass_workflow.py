@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from conftest import ROOT
-from taxoclass import bundle
+from taxoclass import bundle, products
 from taxoclass.metrics_log import MetricsLog
 from tiny_taxoclass import (
     CLASSES,
@@ -118,6 +118,21 @@ def test_the_whole_run_makes_every_declared_file(finished):
             rf"(?m)^{name.rstrip('_123')} *\| .* MB", (finished.folder / "logs" / f"{name}.log").read_text()
         )
         assert (finished.folder / "benchmarks" / f"{name}.tsv").exists()
+
+
+def test_stage_1_in_shards_is_jobs_of_their_own_and_says_the_same(finished, tmp_path):
+    project = finished.copy(tmp_path / "shards")
+    shutil.rmtree(project.results / "cache")
+    project.configure(similarity_shards=3)
+    assert project.run("--until", "similarity") == [*["similarity_shard"] * 3, "similarity"]
+    assert not (project.results / "shards").exists() or not any((project.results / "shards").iterdir())
+    taxonomy = products.read_taxonomy(str(finished.results / "taxonomy.json"))
+    found, expected = (
+        products.read_similarity(str(each.results / "similarity_matrix_all.npz"), IDS, taxonomy)
+        for each in (project, finished)
+    )
+    np.testing.assert_allclose(found.similarity, expected.similarity, atol=1e-5)
+    assert project.planned("--until", "similarity") == []
 
 
 def test_the_similarity_file_has_the_agreed_arrays_and_the_users_ids(finished):

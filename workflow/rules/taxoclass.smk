@@ -15,6 +15,7 @@ CORPUS_FILES = {
     if SETTINGS[key] is not None
 }
 TAXOCLASS_MACHINE = machine("taxoclass")
+TEXT_SHARDS = SETTINGS["similarity_shards"]
 # scores and vectors by content of the text: a new class or document costs only its own
 CACHE = f"{TAXOCLASS}/cache"
 
@@ -61,9 +62,44 @@ rule check_corpus:
         " --provenance {params.provenance:q} > {log:q} 2>&1"
 
 
+rule similarity_shard:
+    """A block of the documents compared with the names of the classes, where it is done in shards."""
+    input:
+        details=rules.check_corpus.output.details,
+        taxonomy=rules.check_corpus.output.taxonomy,
+        corpus=ancient(rules.check_corpus.output.corpus),
+    output:
+        piece=temp(f"{TAXOCLASS}/shards/similarity_{{shard}}_of_{TEXT_SHARDS}.npz"),
+    log:
+        "logs/similarity_{shard}.log",
+    benchmark:
+        "benchmarks/similarity_{shard}.tsv"
+    conda:
+        "../../envs/gpu.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_gb=40,
+        mem_mb=40_000,
+        runtime=1440,
+        machine=TAXOCLASS_MACHINE,
+    params:
+        settings=settings("similarity"),
+        code=code("similarity_shard"),
+        script=SCRIPTS / "similarity_shard.py",
+        cache=CACHE,
+        provenance=f"{TAXOCLASS}/provenance/similarity_{{shard}}.json",
+    shell:
+        "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
+        " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --shard {wildcards.shard} --taxonomy {input.taxonomy:q}"
+        " --corpus {input.corpus:q} --details {input.details:q} --cache {params.cache:q} --out-piece {output.piece:q}"
+        " --provenance {params.provenance:q} > {log:q} 2>&1"
+
+
 rule similarity:
     """Compare every document with the names of the classes."""
     input:
+        pieces=pieces(TEXT_SHARDS, "similarity_shard", "piece"),
         details=rules.check_corpus.output.details,
         taxonomy=rules.check_corpus.output.taxonomy,
         # large: watched through the small file that is written with it; so are all that follow
@@ -88,12 +124,13 @@ rule similarity:
         settings=settings("similarity"),
         code=code("similarity"),
         script=SCRIPTS / "similarity.py",
+        pieces=flags(pieces="pieces"),
         cache=CACHE,
         provenance=f"{TAXOCLASS}/provenance/similarity.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
         " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --taxonomy {input.taxonomy:q} --corpus {input.corpus:q} --details {input.details:q}"
-        " --cache {params.cache:q} --out-similarity {output.similarity:q} --out-details {output.details:q}"
+        " {params.pieces} --cache {params.cache:q} --out-similarity {output.similarity:q} --out-details {output.details:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"
 
 
