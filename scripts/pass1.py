@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def work(stage: Stage) -> None:
 def sorting(stage: Stage) -> Callable[[np.ndarray, ranks.Workspace], ranks.InOrder]:
     """On the card that the rule was granted, or on the CPU."""
     card = open_arrays(stage)
-    return ranks.sort if card is None else lambda column, _: ranks_on_card.sort(card, column)
+    return ranks.sort if card is None else partial(ranks_on_card.sort, card)
 
 
 def source(stage: Stage) -> tuple[dict[str, Any], Table]:

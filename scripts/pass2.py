@@ -113,7 +113,7 @@ def correlation(
     settings: Pass2 = stage.settings
     n_valid, patterns = ranked.stats["n_valid"], ranked.stats["missing_pattern"]
     budget, least = stage.runtime.budget, settings.min_effective_n
-    gram = None if card is None else partial(spearman_on_card.centred_gram, card)
+    gram = None if card is None else partial(spearman_on_card.centred_gram, card, budget=budget)
     screen = partial(
         sketch.prescreened,
         threshold=settings.spearman_threshold,

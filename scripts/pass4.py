@@ -153,6 +153,8 @@ def compare(
 ) -> nonlinear.Similarity:
     """Similarity of the columns ``left`` with the columns ``right``."""
     settings: Pass4 = stage.settings
+    # a pair of tiles has to fit on the card as well; the values do not depend on it
+    budget = stage.runtime.budget if card is None else min(stage.runtime.budget, card.memory // 3)
     with stage.blas(), tqdm(desc="pass4", unit="row", unit_scale=True, disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -164,7 +166,7 @@ def compare(
             entering.stats["n_valid"],
             entering.stats["missing_pattern"],
             min_common=settings.min_effective_n,
-            budget=stage.runtime.budget,
+            budget=budget,
             rows=entering.rows,
             left=left,
             right=right,

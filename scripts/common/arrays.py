@@ -7,6 +7,7 @@ NumPy in its place every line but the copying runs anywhere, which is how the te
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
@@ -30,10 +31,27 @@ class Accelerator:
     def __init__(self, xp: Any, memory: int, warn: Callable[[str], None] = print) -> None:
         self.xp = xp
         self.memory = memory
-        self._warn = warn
+        self.warn = warn
         self._lock = Lock()
         self._device = xp.cuda.Device() if self.on_card else contextlib.nullcontext()
         self.halvings = 0
+        self._most: dict[str, int] = {}  # what fitted, where not all did
+        self._peak = 0
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that were taken of the card so far; freed blocks stay in the pool until ``release``."""
+        if self.on_card:
+            self._peak = max(self._peak, int(self.xp.get_default_memory_pool().total_bytes()))
+        return self._peak
+
+    def release(self) -> None:
+        """Give memory that is not in use back to the card."""
+        gc.collect()  # an error of the reading thread holds itself, and the arrays with it
+        if self.on_card:
+            self._peak = self.peak
+            self.xp.get_default_memory_pool().free_all_blocks()
+            self.xp.get_default_pinned_memory_pool().free_all_blocks()
 
     @property
     def on_card(self) -> bool:
@@ -69,12 +87,14 @@ class Accelerator:
     def fitting(self, what: str, size: int, work: Callable[[int], T]) -> tuple[T, int]:
         """``work(size)`` and the size; on a lack of memory again with half the size, from the beginning, down to 1.
 
-        ``work`` must not leave anything behind when it fails; its result must not depend on the size.
+        What was too much once is not tried again under the same ``what``. ``work`` must not leave anything behind when
+        it fails; its result must not depend on the size.
 
         Raises
         ------
         UserError : not even 1 fits.
         """
+        size = min(size, self._most.get(what, size))
         while True:
             try:
                 return work(size), size
@@ -82,16 +102,16 @@ class Accelerator:
                 if not is_out_of_memory(error):
                     raise
             # outside the except clause, where the traceback would keep the arrays alive
-            if self.on_card:
-                self.xp.get_default_memory_pool().free_all_blocks()
+            self.release()
             if size <= 1:
                 raise UserError(
                     f"out of memory on the card with one of {what} at a time; give the rule more (mem_gb,"
                     " descriptors.max_gpu_memory_gb), or set device: cpu"
                 )
             size //= 2
+            self._most[what] = size
             self.halvings += 1
-            self._warn(f"out of memory on the card: {size:,} {what} at a time from here on; the result stays the same")
+            self.warn(f"out of memory on the card: {size:,} {what} at a time from here on; the result stays the same")
 
 
 class _Staging:
@@ -102,7 +122,7 @@ class _Staging:
         self._device = cupy.cuda.Device()
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._pinned: np.ndarray | None = None
-        self._work: Any = None
+        self._work = cupy.cuda.Stream.null.record()
 
     def used(self) -> None:
         """All work on the last block is on its way: once that is done, its memory may be written again."""
@@ -117,8 +137,7 @@ class _Staging:
             staged = self._pinned[: block.nbytes].view(block.dtype).reshape(block.shape)
             np.copyto(staged, block)
             there = self._cupy.empty(block.shape, block.dtype)
-            if self._work is not None:
-                self._stream.wait_event(self._work)
+            self._stream.wait_event(self._work)
             there.set(staged, self._stream)
             self._stream.synchronize()
         return there

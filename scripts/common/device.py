@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +12,9 @@ from common.arrays import Accelerator
 from common.cards import Card
 from common.errors import UserError
 from common.stage import Stage
+
+OUTSIDE = 2**28  # bytes of the card that are left to what else runs on it
+LEAST_CUPY = (14, 2)
 
 
 def settle(trainable: bool) -> None:
@@ -57,12 +62,36 @@ def open_arrays(stage: Stage) -> Accelerator | None:
         return None
     import cupy
 
-    granted = min(_granted(stage, card), int(stage.runtime.max_gpu_memory_gb * 1e9))
     cupy.cuda.Device(card.index).use()
+    _check_works(cupy)
+    # the libraries' own memory, taken by now, lies outside the pool
+    free = int(cupy.cuda.runtime.memGetInfo()[0]) - OUTSIDE
+    granted = min(_granted(stage, card), int(stage.runtime.max_gpu_memory_gb * 1e9), free)
     pool = cupy.get_default_memory_pool()
     pool.set_limit(size=granted)
-    stage.peak_device = pool.total_bytes  # freed blocks stay in the pool
-    return Accelerator(cupy, granted, stage.warn)
+    accelerator = Accelerator(cupy, granted, stage.warn)
+    stage.peak_device = lambda: accelerator.peak
+    return accelerator
+
+
+def _check_works(cupy: Any) -> None:
+    """A kernel and a matrix product: CuPy sees a card also where its CUDA libraries are missing."""
+    if tuple(int(part) for part in cupy.__version__.split(".")[:2]) < LEAST_CUPY:
+        least = ".".join(map(str, LEAST_CUPY))
+        raise UserError(
+            f"CuPy {cupy.__version__} may sort wrongly when memory runs out; install {least} or later (envs/gpu.txt),"
+            " or set device: cpu"
+        )
+    try:
+        ones = cupy.ones((2, 2))
+        works = float((ones @ ones + ones).sum()) == 12
+    except Exception as error:  # ImportError, nvrtc's, cuBLAS's
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"CuPy sees a card but cannot compute on it ({reason}); install envs/gpu.txt, or set device: cpu"
+        ) from None
+    if not works:
+        raise UserError("CuPy computes wrongly on this card; set device: cpu")
 
 
 def _chosen(stage: Stage, library: str, see: Callable[[], list[Card]]) -> Card | None:
@@ -106,13 +135,17 @@ def _cupy_cards() -> list[Card]:
     try:
         import cupy
 
-        count = cupy.cuda.runtime.getDeviceCount()
+        runtime = cupy.cuda.runtime
+        found = [(index, runtime.getDeviceProperties(index)) for index in range(runtime.getDeviceCount())]
     except Exception:  # not installed, no driver, a driver too old: each has errors of its own
         return []
-    return [_cupy_card(index, cupy.cuda.runtime.getDeviceProperties(index)) for index in range(count)]
+    return [Card(index, _uuid(index), each["name"].decode(), each["totalGlobalMem"]) for index, each in found]
 
 
-def _cupy_card(index: int, properties: dict[str, Any]) -> Card:
-    digits = bytes(properties["uuid"]).hex()
-    uuid = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))  # as torch writes it
-    return Card(index, uuid, properties["name"].decode(), properties["totalGlobalMem"])
+def _uuid(index: int) -> str:
+    """As torch writes it; of the driver, since CuPy cuts it at its first zero byte."""
+    driver, raw, handle = ctypes.CDLL("libcuda.so.1"), (ctypes.c_ubyte * 16)(), ctypes.c_int()
+    failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(handle), index)
+    if failed or driver.cuDeviceGetUuid_v2(raw, handle):
+        raise UserError(f"the NVIDIA driver does not tell which card {index} is; set CUDA_VISIBLE_DEVICES to one card")
+    return str(uuid.UUID(bytes=bytes(raw)))

@@ -17,7 +17,8 @@ from descriptors.gram import EXACT, HALF
 from descriptors.nonlinear import TilePair, by_cell
 
 MASK = (1 << HALF) - 1
-SQUARES = 2**26  # products of a column's features that are held at once
+BYTES_OF_A_FEATURE = 20  # of a block: as integers and as floats, and those of the block before
+BYTES_ON_HOST = 32  # of a code that is read, chosen, copied and pinned
 LONG = 1 << 22  # rows that are read at once, at most
 
 
@@ -38,8 +39,9 @@ class Words:
 def accumulate(card: Accelerator, pair: TilePair, budget: int, read: Callable[[int], None]) -> None:
     """As :meth:`descriptors.nonlinear.TilePair.accumulate`, with the same bytes.
 
-    Blocks are sized by the card's memory. Where tables of features do not fit the budget, the CPU does it. ``read`` is
-    told the rows after the last block: a lack of memory begins with the first row again.
+    Blocks are sized by the card's memory, and by ``budget``, of the host, where they are read and staged. Where tables
+    of features do not fit the budget, the CPU does it. ``read`` is told the rows after the last block: a lack of memory
+    begins with the first row again.
     """
     columns = pair.columns
     tables = pair.tables.of(pair.table.n_valid[columns])
@@ -47,7 +49,8 @@ def accumulate(card: Accelerator, pair: TilePair, budget: int, read: Callable[[i
         pair.accumulate(budget, read)
         return
     height = len(columns) * pair.width
-    size = min(card.memory // 4 // (16 * max(height, 1)), LONG, EXACT // pair.bound**2 - 1)
+    fits = min(card.memory // 4 // (BYTES_OF_A_FEATURE * max(height, 1)), budget // (BYTES_ON_HOST * len(columns)))
+    size = min(fits, LONG, EXACT // pair.bound**2 - 1)
     with card.alone():
         sums, _ = card.fitting("rows", max(size, 1), lambda rows: _sums(card, pair, *tables, rows))
         host = [(card.host(each.high), card.host(each.low)) for each in sums]
@@ -66,9 +69,9 @@ def _sums(card: Accelerator, pair: TilePair, table: np.ndarray, starts: np.ndarr
     n_patterns = len(pair.left.first), len(pair.right.first)
     look_up = _LookUp(xp, table, starts, pair.table.n_valid[pair.columns])
     product, count = Words(xp, (n_left * width, n_right * width)), Words(xp, n_patterns)
-    moments = [_Moments(xp, n_left, n_patterns[1], width)]
+    moments = [_Moments(card, n_left, n_patterns[1], width)]
     if not pair.within:
-        moments.append(_Moments(xp, n_right, n_patterns[0], width))
+        moments.append(_Moments(card, n_right, n_patterns[0], width))
     for codes in card.upload(pair.table.blocks(pair.columns, size)):
         features, masks = look_up(codes), (codes != 0).astype(np.float64)
         left, left_masks = features[: n_left * width], masks[pair.left.first]
@@ -98,27 +101,33 @@ class _LookUp:
         # the rounded quotient of integers below 2^53 is never above the next integer
         cells = 1 + ((place - 1) * (1 << (CELL_BITS - 1)) / xp.maximum(self._n, 1)).astype(np.int64)
         place = xp.where((self._n > 0) & (place > 0), cells, place) + self._starts
-        return xp.swapaxes(self._table[place], 1, 2).astype(np.float64).reshape(-1, codes.shape[1])
+        return xp.swapaxes(self._table[place], 1, 2).astype(np.float64, order="C").reshape(-1, codes.shape[1])
 
 
 class _Moments:
     """Sums and products of each column's features over the rows of each mask."""
 
-    def __init__(self, xp: Any, n_columns: int, n_masks: int, width: int) -> None:
-        self._xp, self._width = xp, width
+    def __init__(self, card: Accelerator, n_columns: int, n_masks: int, width: int) -> None:
+        xp = self._xp = card.xp
+        self._width, self._most = width, max(card.memory // 400, 1)
         self.sums = Words(xp, (n_columns, n_masks, width))
         self.squares = Words(xp, (n_columns, n_masks, width * (width + 1) // 2))
 
     def add(self, features: Any, masks: Any) -> None:
         """(T d, B) and (Q, B) float64."""
         width, n_rows = self._width, features.shape[1]
-        features = features.reshape(-1, width, n_rows)
-        self.sums.add(self._xp.swapaxes(features @ masks.T, 1, 2))
         row, column = np.triu_indices(width)
-        step = max(SQUARES // max(len(row) * n_rows, 1), 1)
+        self.sums.add(self._by_mask(features, masks, width))
+        features = features.reshape(-1, width, n_rows)
+        step = max(self._most // max(len(row) * n_rows, 1), 1)  # columns whose products are held at once
         for first in range(0, len(features), step):
             part = features[first : first + step]
-            products = self._xp.swapaxes((part[:, row] * part[:, column]) @ masks.T, 1, 2)
-            whole = products.astype(np.int64)
+            products = part[:, row]
+            products *= part[:, column]
+            whole = self._by_mask(products.reshape(-1, n_rows), masks, len(row)).astype(np.int64)
             self.squares.low[first : first + step] += whole & MASK
             self.squares.high[first : first + step] += whole >> HALF
+
+    def _by_mask(self, values: Any, masks: Any, width: int) -> Any:
+        """(T width, B) -> (T, Q, width), sums over the rows of each mask."""
+        return self._xp.swapaxes((values @ masks.T).reshape(-1, width, len(masks)), 1, 2)

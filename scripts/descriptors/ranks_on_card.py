@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.arrays import Accelerator
+from common.memory import is_out_of_memory
 from descriptors import ranks
 from descriptors.ranks import Coded, fine_bits
 
@@ -29,32 +30,47 @@ class Sorted:
         return self.coded
 
 
-def sort(card: Accelerator, column: np.ndarray) -> Sorted:
+def sort(card: Accelerator, column: np.ndarray, work: ranks.Workspace | None = None) -> ranks.InOrder:
     """Values in order, and their codes as :meth:`descriptors.ranks.Many.encode` has them.
+
+    Where the card's memory does not hold the column, the CPU sorts it, in ``work``: to the same bytes.
 
     column : (N,) float64; NaN and infinities are missing.
     """
+    try:
+        with card.alone():
+            return _sort(card, column)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    card.release()
+    card.warn(f"out of memory on the card: it does not hold a column of {len(column):,} rows, so the CPU sorts it")
+    return ranks.sort(column, work)
+
+
+def _sort(card: Accelerator, column: np.ndarray) -> Sorted:
     xp = card.xp
-    with card.alone():
-        values = xp.asarray(column)
-        rows = xp.flatnonzero(xp.isfinite(values))
-        values = values[rows] + 0.0  # one zero of two
-        order = xp.argsort(values, kind="stable")
-        ordered, rows = values[order], rows[order]
-        new = xp.ones(len(ordered), bool)
-        new[1:] = ordered[1:] != ordered[:-1]
-        starts = xp.flatnonzero(new)
-        ends = xp.append(starts[1:], len(ordered))[: len(starts)]
-        # ranks start + 1 .. end average to (start + end + 1) / 2
-        table = xp.concatenate([xp.zeros(1, np.uint32), (starts + ends + 1).astype(np.uint32)])
-        level = xp.cumsum(new)
-        if len(table) <= ranks.CELLS:
-            cells = xp.zeros(len(column), np.uint16)
-            cells[rows] = level.astype(np.uint16)
-            return Sorted(card.host(ordered), Coded(card.host(cells), None, card.host(table)))
-        bits = fine_bits(len(column))
-        rank = table[level] - np.uint32(1)
-        cells, fine = xp.zeros((2, len(column)), np.uint16)
-        cells[rows] = ((rank >> np.uint32(bits)) + np.uint32(1)).astype(np.uint16)
-        fine[rows] = (rank & np.uint32((1 << bits) - 1)).astype(np.uint16)
-        return Sorted(card.host(ordered), Coded(card.host(cells), card.host(fine), None))
+    values = xp.asarray(column)
+    rows = xp.flatnonzero(xp.isfinite(values))
+    values = values[rows] + 0.0  # one zero of two
+    order = xp.argsort(values, kind="stable")
+    ordered, rows = values[order], rows[order]
+    del values, order  # 10^8 rows take 5 GB, and not 8
+    new = xp.ones(len(ordered), bool)
+    new[1:] = ordered[1:] != ordered[:-1]
+    starts = xp.flatnonzero(new)
+    ends = xp.append(starts[1:], len(ordered))[: len(starts)]
+    # ranks start + 1 .. end average to (start + end + 1) / 2
+    table = xp.concatenate([xp.zeros(1, np.uint32), (starts + ends + 1).astype(np.uint32)])
+    del starts, ends
+    level = xp.cumsum(new)
+    if len(table) <= ranks.CELLS:
+        cells = xp.zeros(len(column), np.uint16)
+        cells[rows] = level.astype(np.uint16)
+        return Sorted(card.host(ordered), Coded(card.host(cells), None, card.host(table)))
+    bits = fine_bits(len(column))
+    rank = table[level] - np.uint32(1)
+    cells, fine = xp.zeros((2, len(column)), np.uint16)
+    cells[rows] = ((rank >> np.uint32(bits)) + np.uint32(1)).astype(np.uint16)
+    fine[rows] = (rank & np.uint32((1 << bits) - 1)).astype(np.uint16)
+    return Sorted(card.host(ordered), Coded(card.host(cells), card.host(fine), None))

@@ -17,39 +17,42 @@ from descriptors.gram import HALF, ExactGram
 
 MASK = (1 << HALF) - 1
 BYTES_OF_A_RANK = 40  # of a value that is centred: its code, integers, their squares, the score
+BYTES_ON_HOST = 12  # of a code that is read, copied and pinned, whose pool rounds up
 LONG = 1 << 22  # rows that are read at once, at most
 
 
 def centred_gram(
-    card: Accelerator, codes: Codes, left: np.ndarray, right: np.ndarray, n_valid: np.ndarray, n: int
+    card: Accelerator, codes: Codes, left: np.ndarray, right: np.ndarray, n_valid: np.ndarray, n: int, budget: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As :func:`descriptors.spearman.centred_gram`, with the same bytes; blocks are sized by the card's memory.
+    """As :func:`descriptors.spearman.centred_gram`, with the same bytes; blocks are sized by the card's memory
+    and by ``budget``, of the host, where they are read and staged.
 
     Where the sums of all pairs do not fit, the codes are read again for each part of the columns.
     """
     if 40 * len(left) * len(right) > card.memory // 2 and max(len(left), len(right)) > 1:
-        return _halved(card, codes, left, right, n_valid, n)
+        return _halved(card, codes, left, right, n_valid, n, budget)
     symmetric = np.array_equal(left, right)
     columns = left if symmetric else np.concatenate([left, right])
     bound = (n >> codes.shift) + 1
 
-    def add(step: int) -> tuple[ExactGram, Any]:
+    def add(step: int) -> tuple[Any, Any]:
         gram = ExactGram((len(left), len(right)), bound, bound, n, card.xp)
         told = card.xp.zeros((len(columns), 3), np.int64)
         centres = card.xp.asarray(n_valid + 1, np.int64)[:, None]
         for block in card.upload(_blocks(codes, columns, step)):
             ranks = _centred(card.xp, block, centres, codes.shift, told)
             gram.add(ranks[: len(left)].T, (ranks if symmetric else ranks[len(left) :]).T)
-        return gram, told
+        return gram.result(), told
 
-    step = card.memory // 4 // (BYTES_OF_A_RANK * max(len(columns), 1))
+    width = max(len(columns), 1)
+    step = min(card.memory // 4 // (BYTES_OF_A_RANK * width), budget // 4 // (BYTES_ON_HOST * width), LONG)
     with card.alone():
-        (gram, told), _ = card.fitting("rows", int(np.clip(step, 1, LONG)), add)
-        return card.host(gram.result()), card.host(told)
+        (sums, told), _ = card.fitting("rows", max(step, 1), add)
+        return card.host(sums), card.host(told)
 
 
 def _halved(
-    card: Accelerator, codes: Codes, left: np.ndarray, right: np.ndarray, n_valid: np.ndarray, n: int
+    card: Accelerator, codes: Codes, left: np.ndarray, right: np.ndarray, n_valid: np.ndarray, n: int, budget: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The wider side in two."""
     valid = n_valid if np.array_equal(left, right) else n_valid[: len(left)]
@@ -61,7 +64,7 @@ def _halved(
         rows, columns = (part, slice(None)) if by_rows else (slice(None), part)
         one, other = left[rows], right[columns]
         own = valid[rows] if np.array_equal(one, other) else np.concatenate([valid[rows], right_valid[columns]])
-        each, of_them = centred_gram(card, codes, one, other, own, n)
+        each, of_them = centred_gram(card, codes, one, other, own, n, budget)
         sums.append(each)
         told.append((of_them[: len(one)], of_them[-len(other) :]))
     first, second = told

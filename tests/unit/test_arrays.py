@@ -64,6 +64,8 @@ def test_what_does_not_fit_is_done_again_by_halves(limit):
     assert found == 10 * size and size <= limit < 2 * size + (size == 8) * limit
     assert tried == [8 >> turn for turn in range(len(tried))]
     assert card.halvings == len(told) == len(tried) - 1
+    tried.clear()
+    assert card.fitting("rows", 8, work) == (found, size) and tried == [size]  # what was too much is not tried again
 
 
 def test_other_errors_are_not_tried_again():
@@ -116,6 +118,7 @@ def test_one_thread_at_a_time_has_the_card():
         (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), True),
         (RuntimeError("shape mismatch"), False),
         (MemoryError(), False),
+        (MemoryError("std::bad_alloc: cudaErrorMemoryAllocation"), True),
         (ValueError("out of memory"), False),
     ],
 )

@@ -5,6 +5,7 @@ import re
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 
@@ -161,11 +162,17 @@ class Pool:
 def cupy(monkeypatch):
     """CuPy as far as opening a card needs it, with one card of 141 GB."""
     pool = Pool()
-    properties = {"uuid": bytes(range(16)), "name": GPU.encode(), "totalGlobalMem": 141 * 10**9}
+    properties = {"uuid": b"cut", "name": GPU.encode(), "totalGlobalMem": 141 * 10**9}
     used = []
     module = types.ModuleType("cupy")
     device = types.SimpleNamespace(use=lambda: used.append(True))
-    runtime = types.SimpleNamespace(getDeviceCount=lambda: 1, getDeviceProperties=lambda index: properties)
+    runtime = types.SimpleNamespace(
+        getDeviceCount=lambda: 1,
+        getDeviceProperties=lambda index: properties,
+        memGetInfo=lambda: (140 * 10**9, 141 * 10**9),
+    )
+    module.__version__, module.ones = "14.2.0", np.ones
+    monkeypatch.setattr(common.device, "_uuid", lambda index: f"uuid-{index}")
     module.cuda = types.SimpleNamespace(runtime=runtime, Device=lambda *_: device)
     module.get_default_memory_pool = lambda: pool
     module.used = used
@@ -181,17 +188,40 @@ def test_cupy_takes_the_less_of_what_was_granted_and_what_was_planned(cupy, gran
     assert isinstance(card, Accelerator) and card.xp is cupy and cupy.used == [True]
     assert card.memory == cupy.get_default_memory_pool().limit == limit * 10**9
     assert stage.peak_device() == 77 and stage.device == f"cuda ({GPU})"
-    assert stage.lease.card.uuid == "00010203-0405-0607-0809-0a0b0c0d0e0f"
 
 
-@pytest.mark.parametrize("broken", [None, ImportError, RuntimeError])
-def test_without_cupy_or_a_driver_the_cpu_computes_and_says_so(monkeypatch, capsys, cupy, broken):
-    if broken is None:
+def test_what_is_taken_already_of_a_card_is_not_granted(cupy):
+    cupy.cuda.runtime.memGetInfo = lambda: (5 * 10**9, 141 * 10**9)
+    stage = Stage("b", Pass2(), Runtime(), argparse.Namespace(), 1, 1, started=0.0)
+    assert open_arrays(stage).memory == 5 * 10**9 - common.device.OUTSIDE
+
+
+def broken(*_) -> None:
+    raise ImportError("libcublas.so.12: cannot open shared object file")
+
+
+@pytest.mark.parametrize(
+    ("version", "ones", "words"),
+    [
+        ("14.2.0", broken, "cannot compute on it .libcublas.so.12: .+; install envs/gpu.txt, or set device: cpu"),
+        ("14.1.1", np.ones, "CuPy 14.1.1 may sort wrongly when memory runs out; install 14.2 or later"),
+        ("14.2.0", np.zeros, "computes wrongly on this card"),
+    ],
+)
+def test_a_card_that_cupy_cannot_compute_on_is_refused_in_one_line(cupy, version, ones, words):
+    cupy.__version__, cupy.ones = version, ones
+    with pytest.raises(UserError, match=words):
+        open_arrays(Stage("b", Pass2(), Runtime(), argparse.Namespace(), 1, 1, started=0.0))
+
+
+@pytest.mark.parametrize("failing", [None, ImportError, RuntimeError])
+def test_without_cupy_or_a_driver_the_cpu_computes_and_says_so(monkeypatch, capsys, cupy, failing):
+    if failing is None:
         monkeypatch.setitem(sys.modules, "cupy", None)  # not installed
     else:
 
         def count() -> int:
-            raise broken("no driver")
+            raise failing("no driver")
 
         cupy.cuda.runtime.getDeviceCount = count
     stage = Stage("b", Pass2(), Runtime(), argparse.Namespace(), 2, 1, started=0.0)

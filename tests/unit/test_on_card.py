@@ -125,7 +125,7 @@ def test_sums_of_products_are_those_of_the_cpu_however_they_are_cut(library, cod
     n = codes.shape[1]
     columns = left if np.array_equal(left, right) else np.concatenate([left, right])
     sums, told = spearman_on_card.centred_gram(
-        card_of(library, memory), codes, left, right, np.full(len(columns), n), n
+        card_of(library, memory), codes, left, right, np.full(len(columns), n), n, MEMORY
     )
     expected, expected_told = on_the_cpu(codes, left, right, n)
     assert np.array_equal(sums, expected)
@@ -145,7 +145,7 @@ def test_columns_are_split_where_the_sums_of_all_pairs_do_not_fit(library, codes
 
     monkeypatch.setattr(spearman_on_card, "ExactGram", Watched)
     everything, n = np.arange(9), codes.shape[1]
-    spearman_on_card.centred_gram(card_of(library, 1000), codes, everything, everything, np.full(9, n), n)
+    spearman_on_card.centred_gram(card_of(library, 1000), codes, everything, everything, np.full(9, n), n, MEMORY)
     assert len(sizes) > 4 and all(40 * p * q <= 500 for p, q in sizes)
     assert sum(p * q for p, q in sizes) == 81
 
@@ -155,7 +155,7 @@ def test_columns_are_split_where_the_sums_of_all_pairs_do_not_fit(library, codes
 def test_on_a_lack_of_memory_blocks_halve_and_the_sums_stay(library, codes, rows):
     everything, n = np.arange(9), codes.shape[1]
     card = Small(library, rows)
-    sums, told = spearman_on_card.centred_gram(card, codes, everything, everything, np.full(9, n), n)
+    sums, told = spearman_on_card.centred_gram(card, codes, everything, everything, np.full(9, n), n, MEMORY)
     expected, _ = on_the_cpu(codes, everything, everything, n)
     assert np.array_equal(sums, expected) and told[0, 0] == on_the_cpu(codes, everything, everything, n)[1][0, 0]
     assert card.halvings == len(card.told) > 0 and card.tried[-1] <= rows
@@ -166,7 +166,7 @@ def test_on_a_lack_of_memory_blocks_halve_and_the_sums_stay(library, codes, rows
 def test_a_card_that_holds_not_one_row_is_told_of_in_one_line(library, codes):
     everything, n = np.arange(9), codes.shape[1]
     with pytest.raises(UserError, match=r"out of memory on the card with one of rows at a time; give .*mem_gb"):
-        spearman_on_card.centred_gram(Small(library, 0), codes, everything, everything, np.full(9, n), n)
+        spearman_on_card.centred_gram(Small(library, 0), codes, everything, everything, np.full(9, n), n, MEMORY)
 
 
 @on_both
@@ -176,7 +176,7 @@ def test_columns_that_are_wide_are_summed_without_a_rounding(library):
     rng = np.random.default_rng(0)
     stored = ArrayCodes(np.stack([2 * (rng.permutation(n) + 1).astype(np.uint32) for _ in range(2)]))
     both = np.arange(2)
-    sums, told = spearman_on_card.centred_gram(card_of(library), stored, both, both, np.full(2, n), n)
+    sums, told = spearman_on_card.centred_gram(card_of(library), stored, both, both, np.full(2, n), n, MEMORY)
     expected, _ = on_the_cpu(stored, both, both, n)
     assert np.array_equal(sums, expected)
     exact = sum(int(d) ** 2 for d in 2 * np.arange(1, n + 1) - (n + 1))
@@ -192,7 +192,7 @@ def test_correlations_with_missing_values_are_those_without_a_card(library, seed
     table[:20, 2:4], table[10:15, 6] = np.nan, np.nan
     made = encode(table)
     given_ = made["codes"], made["n_valid"], made["patterns"], 2, MEMORY
-    within = partial(spearman.same_rows, gram=partial(spearman_on_card.centred_gram, card_of(library)))
+    within = partial(spearman.same_rows, gram=partial(spearman_on_card.centred_gram, card_of(library), budget=MEMORY))
     assert spearman.pairwise(*given_, within=within).rho.tobytes() == spearman.pairwise(*given_).rho.tobytes()
 
 
@@ -267,12 +267,33 @@ def test_sums_that_one_word_would_not_hold_are_carried(library, monkeypatch):
     assert same_bytes(compared(values, card_of(library)), expected)
 
 
-@pytest.mark.parametrize("squares", [1, 200, 2**26])
+@pytest.mark.parametrize("memory", [400, 100_000, MEMORY])
 @on_both
-def test_moments_are_summed_in_parts_of_any_size(library, monkeypatch, squares):
-    monkeypatch.setattr(nonlinear_on_card, "SQUARES", squares)
+def test_moments_are_summed_in_parts_of_any_size(library, memory):
     values = np.random.default_rng(7).standard_normal((4, 90))
-    assert same_bytes(compared(values, card_of(library)), compared(values))
+    assert same_bytes(compared(values, card_of(library, memory)), compared(values))
+
+
+@on_both
+def test_a_column_that_the_card_does_not_hold_is_sorted_by_the_cpu(library, monkeypatch):
+    def full(*_) -> None:
+        raise MemoryError("std::bad_alloc: cudaErrorMemoryAllocation: out of memory")
+
+    monkeypatch.setattr(ranks_on_card, "_sort", full)
+    column, card = np.random.default_rng(1).normal(size=5000), Small(library, 1)
+    for one, other in zip(ranks_on_card.sort(card, column).encode(), sort(column).encode(), strict=True):
+        assert (one is None and other is None) or np.array_equal(one, other)
+    assert card.told == ["out of memory on the card: it does not hold a column of 5,000 rows, so the CPU sorts it"]
+
+
+@on_both
+def test_blocks_are_bounded_by_the_hosts_memory_too(library):
+    codes = ArrayCodes(
+        np.stack([2 * (np.random.default_rng(k).permutation(6000) + 1).astype(np.uint32) for k in range(3)])
+    )
+    card, every = Small(library, 10**6), np.arange(3)
+    sums, _ = spearman_on_card.centred_gram(card, codes, every, every, np.full(3, 6000), 6000, 4 * 12 * 3 * 500)
+    assert max(card.tried) == 500 and np.array_equal(sums, on_the_cpu(codes, every, every, 6000)[0])
 
 
 @on_both
@@ -295,7 +316,7 @@ def test_the_whole_selection_has_the_bytes_of_the_cpu(library, tmp_path, select,
     columns |= {"copy": -(columns["c0"] ** 3), "square": columns["c1"] ** 2, "steps": np.round(base)}
     columns["c2"][rng.random(400) < 0.2] = np.nan
     table = write_table(tmp_path / "table.parquet", columns)
-    expected = select(table, **chosen).all_bytes()
+    expected = select(table, **chosen, device="cpu").all_bytes()
     opened = []
 
     def card(stage):

@@ -30,7 +30,7 @@ def model(request, tmp_path_factory):
     return test_encoders.save_model(tmp_path_factory.mktemp(architecture), architecture, labels), labels
 
 
-@pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-5), (True, 1e-3)])
+@pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-5), (True, 3e-2)])
 def test_similarities_are_those_of_the_cpu(model, monkeypatch, half, tolerance):
     folder, labels = model
     monkeypatch.setattr("taxoclass.encoders.Loaded.bf16", half)
@@ -63,7 +63,7 @@ def test_a_share_of_the_card_is_not_exceeded_and_what_does_not_fit_is_halved(mod
     texts = ["wave stone leaf " * 9] * 20_000
     texts = [f"{text} {number}" for number, text in enumerate(texts)]
     expected = Encoder.load(str(folder), "cuda", max_length=32).encode(texts, 2**12)
-    granted = 2**28
+    granted = 2**27
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     [card, *_] = device._torch_cards()
