@@ -171,7 +171,7 @@ def test_the_graph_is_nothing_but_dot(finished):
 
 def test_with_or_without_a_gpu_the_device_is_told(tmp_path):
     project = Project.create(tmp_path)
-    for resources, words in (("gpu=1", "device: cpu (this version has no GPU path yet)"), ("gpu=0", "device: cpu")):
+    for resources, words in (("gpu=1", "(CuPy sees no GPU)"), ("gpu=0", "(no GPU granted)")):
         done = project.snakemake("--resources", resources, "--until", "pass1", "--forcerun", "pass1")
         assert done.returncode == 0, done.stderr
         assert words in (project.folder / "logs" / "pass1.log").read_text()
@@ -338,7 +338,7 @@ def test_gpu_rules_declare_their_three_resources_and_no_rule_computes():
         assert ("benchmark:" in body) == ("output:" in body), name
     declared = {name for name, body in found.items() if "gpu=1," in body}
     gpu_passes = {f"pass{number}{part}" for number in (1, 2, 4) for part in ("", "_shard")}
-    assert declared == gpu_passes | {"similarity", "train_classifier", "self_train", "predict"}
+    assert declared == gpu_passes | {"similarity", "similarity_shard", "train_classifier", "self_train", "predict"}
     for name in declared:
         mem_gb = int(re.search(r"mem_gb=(\d+),", found[name])[1])
         mem_mb = int(re.search(r"mem_mb=([\d_]+),", found[name])[1])
