@@ -6,12 +6,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from common import files
+from common import files, pieces
 from common.descriptors_settings import Pass1
 from common.stage import Stage, run_stage
 from descriptors.codes import CodesWriter
 from descriptors.scan import scan
-from descriptors.shards import column_block
 from pass1 import shard_key, sorting, source
 
 
@@ -33,7 +32,7 @@ def main() -> None:
 def work(stage: Stage) -> None:
     _, table = source(stage)
     shard, shards = int(stage.paths.shard), stage.runtime.shards
-    names = column_block(table.descriptors, shard, shards)
+    names = table.descriptors[pieces.part(len(table.descriptors), shard, shards)]
     sort = sorting(stage)
     with (
         files.atomic(stage.paths.out_codes) as codes,

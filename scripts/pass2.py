@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 
 import numpy as np
 from tqdm import tqdm
 
-from common import files
+from common import files, pieces
 from common.arrays import Accelerator
 from common.descriptors_settings import Pass2
 from common.device import open_arrays
@@ -46,11 +45,13 @@ def main() -> None:
 def work(stage: Stage) -> None:
     settings: Pass2 = stage.settings
     ranked = load(stage)
-    card = open_arrays(stage)
+    card = None if stage.paths.pieces else open_arrays(stage)
     sketched = settings.prescreen == "countsketch"
     everything = np.arange(len(ranked.names))
     if stage.paths.pieces:
-        matrices, told = read_shards(stage.paths.pieces, shard_key(stage), len(ranked.names))
+        matrices, told = read_shards(
+            stage.paths.pieces, pieces.key(stage.paths.details, stage.parameters), len(ranked.names)
+        )
         matrix = matrices["rho"]
         angle, decided = max(each["angle"] for each in told), sum(int(each["decided"]) for each in told)
     else:
@@ -88,11 +89,6 @@ def work(stage: Stage) -> None:
 
 def load(stage: Stage) -> products.Ranked:
     return products.load(stage.paths.columns, stage.paths.stats, stage.paths.codes, stage.paths.fine, stage.paths.ecdf)
-
-
-def shard_key(stage: Stage) -> str:
-    """What a shard has to have been made from."""
-    return f"{files.digest(stage.paths.details)} {json.dumps(stage.parameters, sort_keys=True)}"
 
 
 def correlation(

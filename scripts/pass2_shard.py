@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from common import pieces
 from common.descriptors_settings import Pass2
 from common.device import open_arrays
 from common.stage import Stage, run_stage
 from descriptors.shards import rectangles, write_shard
-from pass2 import INPUTS, correlation, load, shard_key
+from pass2 import INPUTS, correlation, load
 
 
 def main() -> None:
@@ -33,7 +34,9 @@ def work(stage: Stage) -> None:
         angles.append(angle)
         decided += again
     told = {"angle": max(angles), "decided": decided}
-    write_shard(stage.paths.out_piece, shard_key(stage), shard, shards, {"rho": blocks}, told)
+    write_shard(
+        stage.paths.out_piece, pieces.key(stage.paths.details, stage.parameters), shard, shards, {"rho": blocks}, told
+    )
     stage.log(f"shard {shard} of {shards}", f"{ranked.n_rows:,} rows, {sum(map(np.size, blocks)):,} pairs")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from common import files
+from common import files, pieces
 from common.arrays import Accelerator
 from common.descriptors_settings import Pass4
 from common.device import open_arrays
@@ -177,14 +176,9 @@ def compare(
         )
 
 
-def shard_key(stage: Stage) -> str:
-    """What a shard has to have been made from."""
-    return f"{files.digest(stage.paths.pass3)} {json.dumps(stage.parameters, sort_keys=True)}"
-
-
 def merged(stage: Stage, entering: Entering) -> nonlinear.Similarity:
     """The shards put together."""
-    matrices, _ = read_shards(stage.paths.pieces, shard_key(stage), len(entering.names))
+    matrices, _ = read_shards(stage.paths.pieces, pieces.key(stage.paths.pass3, stage.parameters), len(entering.names))
     return nonlinear.Similarity(matrices.get("hsic"), matrices.get("rdc"), matrices["fused"], matrices["common"])
 
 

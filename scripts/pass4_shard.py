@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from common import pieces
 from common.descriptors_settings import Pass4
 from common.device import open_arrays
 from common.stage import Stage, run_stage
 from descriptors.shards import rectangles, write_shard
-from pass4 import INPUTS, compare, load, shard_key
+from pass4 import INPUTS, compare, load
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def work(stage: Stage) -> None:
         for name in ("hsic", "rdc", "fused", "common")
         if not found or getattr(found[0], name) is not None
     }
-    write_shard(stage.paths.out_piece, shard_key(stage), shard, shards, blocks)
+    write_shard(stage.paths.out_piece, pieces.key(stage.paths.pass3, stage.parameters), shard, shards, blocks)
     pairs = sum(np.size(each.fused) for each in found)
     stage.log(f"shard {shard} of {shards}", f"{entering.n_rows:,} rows, {pairs:,} pairs")
 

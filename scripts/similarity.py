@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 from scipy.special import expit
 from tqdm import tqdm
 
-from common import files
+from common import files, pieces
 from common.device import open_device
 from common.stage import Stage, run_stage
 from common.taxoclass_settings import CandidateSelection, Similarity
@@ -59,7 +58,7 @@ def work(stage: Stage) -> None:
     taxonomy, corpus = products.read_taxonomy(paths.taxonomy), products.read_corpus(paths.corpus)
     files.check_space(paths.out_similarity, 4 * len(corpus) * len(taxonomy))
     if paths.pieces:
-        similarity, vectors, model = products.read_pieces(paths.pieces, shard_key(stage))
+        similarity, vectors, model = products.read_pieces(paths.pieces, pieces.key(paths.details, stage.parameters))
     else:
         similarity, vectors, model = score(stage, taxonomy, corpus.texts)
     corpus_wide = of_the_whole(stage, vectors, taxonomy)
@@ -103,11 +102,6 @@ def of_the_whole(stage: Stage, vectors: np.ndarray, taxonomy: Taxonomy) -> Corpu
     with stage.blas():
         clusters = clusterings(vectors, int(taxonomy.leaves.sum()), settings.clusterings)
         return CorpusWide(nearest(vectors, settings.neighbours), clusters)
-
-
-def shard_key(stage: Stage) -> str:
-    """What a shard has to have been made from."""
-    return f"{files.digest(stage.paths.details)} {json.dumps(stage.parameters, sort_keys=True)}"
 
 
 def score(stage: Stage, taxonomy: Taxonomy, texts: Sequence[str]) -> Scored:

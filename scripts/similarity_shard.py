@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from common import pieces
 from common.stage import Stage, run_stage
 from common.taxoclass_settings import Similarity
-from similarity import INPUTS, score, shard_key
+from similarity import INPUTS, score
 from taxoclass import products
 
 
@@ -22,8 +23,9 @@ def main() -> None:
 def work(stage: Stage) -> None:
     taxonomy, corpus = products.read_taxonomy(stage.paths.taxonomy), products.read_corpus(stage.paths.corpus)
     shard, shards = int(stage.paths.shard), stage.runtime.similarity_shards
-    texts = corpus.texts[products.shard_rows(len(corpus), shard, shards)]
-    products.write_piece(stage.paths.out_piece, shard_key(stage), shard, shards, score(stage, taxonomy, texts))
+    texts = corpus.texts[pieces.part(len(corpus), shard, shards)]
+    key = pieces.key(stage.paths.details, stage.parameters)
+    products.write_piece(stage.paths.out_piece, key, shard, shards, score(stage, taxonomy, texts))
     stage.log(f"shard {shard} of {shards}", f"{len(texts):,} documents x {len(taxonomy):,} classes")
 
 

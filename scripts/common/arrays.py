@@ -84,8 +84,8 @@ class Accelerator:
                 if staging is not None:
                     staging.used()
 
-    def fitting(self, what: str, size: int, work: Callable[[int], T]) -> tuple[T, int]:
-        """``work(size)`` and the size; on a lack of memory again with half the size, from the beginning, down to 1.
+    def fitting(self, what: str, size: int, work: Callable[[int], T]) -> T:
+        """``work(size)``; on a lack of memory again with half the size, from the beginning, down to 1.
 
         What was too much once is not tried again under the same ``what``. ``work`` must not leave anything behind when
         it fails; its result must not depend on the size.
@@ -97,7 +97,7 @@ class Accelerator:
         size = min(size, self._most.get(what, size))
         while True:
             try:
-                return work(size), size
+                return work(size)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise

@@ -139,13 +139,22 @@ def _cupy_cards() -> list[Card]:
         found = [(index, runtime.getDeviceProperties(index)) for index in range(runtime.getDeviceCount())]
     except Exception:  # not installed, no driver, a driver too old: each has errors of its own
         return []
-    return [Card(index, _uuid(index), each["name"].decode(), each["totalGlobalMem"]) for index, each in found]
+    # one that was assigned needs no lock, and so no name for it
+    name = (lambda index: "") if cards.assigned() else _uuid
+    return [Card(index, name(index), each["name"].decode(), each["totalGlobalMem"]) for index, each in found]
 
 
 def _uuid(index: int) -> str:
     """As torch writes it; of the driver, since CuPy cuts it at its first zero byte."""
-    driver, raw, handle = ctypes.CDLL("libcuda.so.1"), (ctypes.c_ubyte * 16)(), ctypes.c_int()
-    failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(handle), index)
-    if failed or driver.cuDeviceGetUuid_v2(raw, handle):
-        raise UserError(f"the NVIDIA driver does not tell which card {index} is; set CUDA_VISIBLE_DEVICES to one card")
+    raw, handle = (ctypes.c_ubyte * 16)(), ctypes.c_int()
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(handle), index)
+        failed = failed or driver.cuDeviceGetUuid_v2(raw, handle)
+    except (OSError, AttributeError):  # no such library, a driver without that function
+        failed = True
+    if failed:
+        raise UserError(
+            f"the NVIDIA driver does not tell which card {index} is; set {cards.VISIBLE} to one card, or device: cpu"
+        )
     return str(uuid.UUID(bytes=bytes(raw)))

@@ -11,6 +11,21 @@ import numpy as np
 EXACT = 2**53  # every integer up to here is a float64
 LIMB_BITS = 22  # two limbs' product leaves room for 2^9 rows before a sum could round
 HALF = 32
+LOW = (1 << HALF) - 1
+
+
+class Words:
+    """Integers that add up without a rounding, high 2^32 + low in two int64 words each."""
+
+    def __init__(self, shape: tuple[int, ...], xp: Any = np) -> None:
+        self.high, self.low = xp.zeros(shape, np.int64), xp.zeros(shape, np.int64)
+
+    def add(self, block: Any, at: slice = slice(None)) -> None:
+        """float64 of integers, to those ``at`` a place of the first axis."""
+        whole = block.astype(np.int64)
+        self.low[at] += whole & LOW
+        whole >>= HALF
+        self.high[at] += whole
 
 
 class ExactGram:
@@ -39,8 +54,7 @@ class ExactGram:
         product = left_bound * right_bound if self._limbs == 1 else 1 << (2 * self._width)
         self._rows = max(EXACT // max(product, 1) - 1, 1)
         self._float = self._xp.zeros(shape) if self._short else None
-        # by the shift of the limb pair: high and low words
-        self._words: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._words: dict[int, Words] = {}  # by the shift of the limb pair
 
     def add(self, left: np.ndarray, right: np.ndarray) -> None:
         """Add a block: ``left`` (B, p) and ``right`` (B, q), float64 of integers within the bounds."""
@@ -53,27 +67,21 @@ class ExactGram:
             right_limbs = left_limbs if right is left else _split(right[rows], self._limbs, self._width)
             for i, one in enumerate(left_limbs):
                 for j, other in enumerate(right_limbs):
-                    self._accumulate((i + j) * self._width, one.T @ other)
+                    self._of((i + j) * self._width).add(one.T @ other)
 
     def merge(self, other: ExactGram) -> None:
         """Add another one's sums, of other rows of the same columns."""
         if self._float is not None and other._float is not None:
             self._float += other._float
         for shift, words in other._words.items():
-            for mine, more in zip(self._pair(shift), words, strict=True):
-                mine += more
+            own = self._of(shift)
+            own.high += words.high
+            own.low += words.low
 
-    def _pair(self, shift: int) -> tuple[np.ndarray, np.ndarray]:
+    def _of(self, shift: int) -> Words:
         if shift not in self._words:
-            self._words[shift] = (self._xp.zeros(self.shape, np.int64), self._xp.zeros(self.shape, np.int64))
+            self._words[shift] = Words(self.shape, self._xp)
         return self._words[shift]
-
-    def _accumulate(self, shift: int, block: np.ndarray) -> None:
-        high, low = self._pair(shift)
-        whole = block.astype(np.int64)
-        low += whole & ((1 << HALF) - 1)
-        whole >>= HALF
-        high += whole
 
     def result(self) -> np.ndarray:
         """(p, q) float64: the exact sums, rounded once a limb pair."""
@@ -81,13 +89,14 @@ class ExactGram:
             return self._float
         total = self._xp.zeros(self.shape)
         for shift in sorted(self._words):
-            total += np.ldexp(join(*self._words[shift]), shift)
+            words = self._words[shift]
+            total += np.ldexp(join(words.high, words.low), shift)
         return total
 
 
 def join(high: np.ndarray, low: np.ndarray) -> np.ndarray:
     """high 2^32 + low as float64, rounded once; of int64, ``low`` not negative."""
-    carried, rest = high + (low >> HALF), low & ((1 << HALF) - 1)
+    carried, rest = high + (low >> HALF), low & LOW
     return np.ldexp(carried.astype(np.float64), HALF) + rest
 
 

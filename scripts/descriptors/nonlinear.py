@@ -28,7 +28,7 @@ from scipy.special import ndtri
 from descriptors import feature_kernels
 from descriptors.codes import Ranks
 from descriptors.feature_kernels import CELL_BITS
-from descriptors.gram import EXACT
+from descriptors.gram import EXACT, HALF, LOW
 
 PASS = 4
 HSIC_DRAW, RDC_DRAW, NULL_DRAW = range(3)  # keys of the generators
@@ -53,7 +53,6 @@ ROUNDING = 1e-14  # variance below this share of the mean square is rounding noi
 ROWS_AT_ONCE = 2**13  # of a block, at most
 ROWS_OF_A_TASK = 16  # rows of a matrix that a thread takes at a time
 WORD = 2**62  # sums up to here fit into one 64-bit word, with room for one more block
-HALF = 32
 
 
 @dataclass(frozen=True)
@@ -393,7 +392,7 @@ class Sums:
     def _carry(self, high: np.ndarray) -> None:
         for more, less in zip(high, self.words, strict=True):
             more += less >> HALF
-            less &= (1 << HALF) - 1
+            less &= LOW
 
     def take(self, high: np.ndarray, low: np.ndarray) -> None:
         """Add the sums of all rows at once, high 2^32 + low."""

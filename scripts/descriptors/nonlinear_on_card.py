@@ -13,27 +13,12 @@ import numpy as np
 
 from common.arrays import Accelerator
 from descriptors.feature_kernels import CELL_BITS
-from descriptors.gram import EXACT, HALF
+from descriptors.gram import EXACT, HALF, Words
 from descriptors.nonlinear import TilePair, by_cell
 
-MASK = (1 << HALF) - 1
 BYTES_OF_A_FEATURE = 20  # of a block: as integers and as floats, and those of the block before
 BYTES_ON_HOST = 32  # of a code that is read, chosen, copied and pinned
 LONG = 1 << 22  # rows that are read at once, at most
-
-
-class Words:
-    """Integers that add up without a rounding, in two words, on the device."""
-
-    def __init__(self, xp: Any, shape: tuple[int, ...]) -> None:
-        self.high, self.low = xp.zeros(shape, np.int64), xp.zeros(shape, np.int64)
-
-    def add(self, block: Any) -> None:
-        """float64 of integers."""
-        whole = block.astype(np.int64)
-        self.low += whole & MASK
-        whole >>= HALF
-        self.high += whole
 
 
 def accumulate(card: Accelerator, pair: TilePair, budget: int, read: Callable[[int], None]) -> None:
@@ -52,7 +37,7 @@ def accumulate(card: Accelerator, pair: TilePair, budget: int, read: Callable[[i
     fits = min(card.memory // 4 // (BYTES_OF_A_FEATURE * max(height, 1)), budget // (BYTES_ON_HOST * len(columns)))
     size = min(fits, LONG, EXACT // pair.bound**2 - 1)
     with card.alone():
-        sums, _ = card.fitting("rows", max(size, 1), lambda rows: _sums(card, pair, *tables, rows))
+        sums = card.fitting("rows", max(size, 1), lambda rows: _sums(card, pair, *tables, rows))
         host = [(card.host(each.high), card.host(each.low)) for each in sums]
     product, count, *moments = host
     pair.product.take(*product)
@@ -68,7 +53,7 @@ def _sums(card: Accelerator, pair: TilePair, table: np.ndarray, starts: np.ndarr
     n_left, n_right = len(pair.left.columns), len(pair.right.columns)
     n_patterns = len(pair.left.first), len(pair.right.first)
     look_up = _LookUp(xp, table, starts, pair.table.n_valid[pair.columns])
-    product, count = Words(xp, (n_left * width, n_right * width)), Words(xp, n_patterns)
+    product, count = Words((n_left * width, n_right * width), xp), Words(n_patterns, xp)
     moments = [_Moments(card, n_left, n_patterns[1], width)]
     if not pair.within:
         moments.append(_Moments(card, n_right, n_patterns[0], width))
@@ -108,10 +93,10 @@ class _Moments:
     """Sums and products of each column's features over the rows of each mask."""
 
     def __init__(self, card: Accelerator, n_columns: int, n_masks: int, width: int) -> None:
-        xp = self._xp = card.xp
+        self._xp = card.xp
         self._width, self._most = width, max(card.memory // 400, 1)
-        self.sums = Words(xp, (n_columns, n_masks, width))
-        self.squares = Words(xp, (n_columns, n_masks, width * (width + 1) // 2))
+        self.sums = Words((n_columns, n_masks, width), card.xp)
+        self.squares = Words((n_columns, n_masks, width * (width + 1) // 2), card.xp)
 
     def add(self, features: Any, masks: Any) -> None:
         """(T d, B) and (Q, B) float64."""
@@ -121,12 +106,10 @@ class _Moments:
         features = features.reshape(-1, width, n_rows)
         step = max(self._most // max(len(row) * n_rows, 1), 1)  # columns whose products are held at once
         for first in range(0, len(features), step):
-            part = features[first : first + step]
-            products = part[:, row]
-            products *= part[:, column]
-            whole = self._by_mask(products.reshape(-1, n_rows), masks, len(row)).astype(np.int64)
-            self.squares.low[first : first + step] += whole & MASK
-            self.squares.high[first : first + step] += whole >> HALF
+            some = slice(first, first + step)
+            products = features[some, row]
+            products *= features[some, column]
+            self.squares.add(self._by_mask(products.reshape(-1, n_rows), masks, len(row)), some)
 
     def _by_mask(self, values: Any, masks: Any, width: int) -> Any:
         """(T width, B) -> (T, Q, width), sums over the rows of each mask."""

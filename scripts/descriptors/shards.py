@@ -1,23 +1,12 @@
-"""Work cut into shards: blocks of columns, and rectangles of the matrix of all pairs of columns."""
+"""Work on all pairs of columns cut into shards: rectangles of their matrix."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
 
 import numpy as np
 
-from common import files
-from common.errors import UserError
-
-Item = TypeVar("Item")
-
-
-def column_block(columns: Sequence[Item], shard: int, shards: int) -> Sequence[Item]:
-    """The columns of one of ``shards`` shards, numbered from 1; nearly equal numbers of them, in order."""
-    bounds = np.linspace(0, len(columns), shards + 1).astype(int)
-    return columns[bounds[shard - 1] : bounds[shard]]
+from common import pieces
 
 
 def rectangles(n_columns: int, shard: int, shards: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -46,8 +35,7 @@ def write_shard(
     ``key`` is what it was made from, ``told`` anything else that the merge wants to know.
     """
     arrays = {f"{name} {number}": block for name, each in blocks.items() for number, block in enumerate(each)}
-    about = json.dumps({"key": key, "shard": shard, "shards": shards, "names": list(blocks), "told": told or {}})
-    files.write_npz(path, about=np.array(about), **arrays)
+    pieces.write(path, key, shard, shards, arrays, {"names": list(blocks), "told": told or {}})
 
 
 def read_shards(paths: Sequence[str], key: str, n_columns: int) -> tuple[dict[str, np.ndarray], list[dict[str, float]]]:
@@ -55,21 +43,15 @@ def read_shards(paths: Sequence[str], key: str, n_columns: int) -> tuple[dict[st
 
     Raises
     ------
-    UserError : a file that is another shard, or was made from something else.
+    UserError : as :func:`common.pieces.read`.
     """
     whole: dict[str, np.ndarray] = {}
     told = []
-    for shard, path in enumerate(paths, start=1):
-        saved = files.read_npz(path)
-        about = json.loads(str(saved["about"])) if "about" in saved else {}
-        if [about.get(name) for name in ("key", "shard", "shards")] != [key, shard, len(paths)]:
-            raise UserError(
-                f"{path}: is not shard {shard} of {len(paths)} of this run; delete it and run the same command again"
-            )
+    for shard, (arrays, about) in enumerate(pieces.read(paths, key), start=1):
         told.append(about["told"])
         for name in about["names"]:
             for number, (left, right) in enumerate(rectangles(n_columns, shard, len(paths))):
-                block = saved[f"{name} {number}"]
+                block = arrays[f"{name} {number}"]
                 matrix = whole.setdefault(name, np.empty((n_columns, n_columns), block.dtype))
                 matrix[np.ix_(left, right)] = block
                 matrix[np.ix_(right, left)] = block.T

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common import files
+from common import files, pieces
 from common.errors import UserError
 from taxoclass.corpus import Corpus
 from taxoclass.labels import Cores, Labels, Sparse
@@ -103,15 +103,9 @@ class Scored(NamedTuple):
     model: dict[str, Any] | None
 
 
-def shard_rows(n_documents: int, shard: int, shards: int) -> slice:
-    """The documents of one of ``shards`` shards, numbered from 1; nearly equal numbers of them, in order."""
-    return slice(n_documents * (shard - 1) // shards, n_documents * shard // shards)
-
-
 def write_piece(path: str, key: str, shard: int, shards: int, scored: Scored) -> None:
     """One shard of ``similarity``; ``key`` is what it was made from."""
-    about = json.dumps({"key": key, "shard": shard, "shards": shards, "model": scored.model})
-    files.write_npz(path, about=np.array(about), scores=scored.scores, vectors=scored.vectors)
+    pieces.write(path, key, shard, shards, {"scores": scored.scores, "vectors": scored.vectors}, scored.model)
 
 
 def read_pieces(paths: Sequence[str], key: str) -> Scored:
@@ -119,18 +113,10 @@ def read_pieces(paths: Sequence[str], key: str) -> Scored:
 
     Raises
     ------
-    UserError : a file that is damaged, another shard, or was made from something else.
+    UserError : as :func:`common.pieces.read`.
     """
-    found = []
-    for shard, path in enumerate(paths, start=1):
-        stored = files.read_npz(path)
-        about = json.loads(str(stored["about"])) if "about" in stored else {}
-        if [about.get(name) for name in ("key", "shard", "shards")] != [key, shard, len(paths)]:
-            raise UserError(
-                f"{path}: is not shard {shard} of {len(paths)} of this run; delete it and run the same command again"
-            )
-        if len(stored["scores"]):  # more shards than documents leave some without any
-            found.append(Scored(stored["scores"], stored["vectors"], about["model"]))
+    read = [Scored(arrays["scores"], arrays["vectors"], model) for arrays, model in pieces.read(paths, key)]
+    found = [each for each in read if len(each.scores)]  # more shards than documents leave some without any
     scores, vectors = (np.concatenate([getattr(each, name) for each in found]) for name in ("scores", "vectors"))
     return Scored(scores, vectors, found[0].model)
 

@@ -196,6 +196,27 @@ def test_what_is_taken_already_of_a_card_is_not_granted(cupy):
     assert open_arrays(stage).memory == 5 * 10**9 - common.device.OUTSIDE
 
 
+def test_a_card_that_the_driver_has_no_name_for_can_be_assigned(monkeypatch, cupy):
+    def unknown(_: int) -> str:
+        raise UserError("the NVIDIA driver does not tell which card 0 is")
+
+    monkeypatch.setattr(common.device, "_uuid", unknown)
+    stage = Stage("b", Pass2(), Runtime(), argparse.Namespace(), 1, 1, started=0.0)
+    with pytest.raises(UserError, match="does not tell"):
+        open_arrays(stage)
+    monkeypatch.setenv(cards.VISIBLE, "0")
+    assert open_arrays(stage) is not None and stage.lease.lock is None
+
+
+def test_without_a_driver_it_says_what_to_set(monkeypatch):
+    def missing(library: str) -> None:
+        raise OSError(f"{library}: cannot open shared object file")
+
+    monkeypatch.setattr(common.device.ctypes, "CDLL", missing)
+    with pytest.raises(UserError, match="which card 3 is; set CUDA_VISIBLE_DEVICES to one card, or device: cpu"):
+        common.device._uuid(3)
+
+
 def broken(*_) -> None:
     raise ImportError("libcublas.so.12: cannot open shared object file")
 

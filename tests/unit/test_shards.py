@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import files
+from common import files, pieces
 from common.errors import UserError
-from descriptors.shards import column_block, read_shards, rectangles, write_shard
+from descriptors.shards import read_shards, rectangles, write_shard
 
 
 @given(st.integers(0, 60), st.integers(1, 80))
-def test_blocks_of_columns_make_up_all_columns_in_order(n_columns, shards):
-    columns = [f"c{number}" for number in range(n_columns)]
-    blocks = [column_block(columns, shard, shards) for shard in range(1, shards + 1)]
-    assert [name for block in blocks for name in block] == columns
+def test_parts_make_up_everything_in_order(count, shards):
+    things = [f"c{number}" for number in range(count)]
+    blocks = [things[pieces.part(count, shard, shards)] for shard in range(1, shards + 1)]
+    assert [name for block in blocks for name in block] == things
     sizes = [len(block) for block in blocks]
     assert max(sizes) - min(sizes) <= 1
 

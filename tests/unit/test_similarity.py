@@ -174,15 +174,6 @@ def test_documents_in_shards_are_scored_as_all_together(stage_of, in_shards, cas
     assert found.meta == expected.meta
 
 
-def test_shards_hold_every_document_once_and_nearly_equally_many():
-    for n_documents in (0, 1, 7, 100):
-        for shards in (1, 2, 7, 150):
-            places = [products.shard_rows(n_documents, shard, shards) for shard in range(1, shards + 1)]
-            rows = [range(n_documents)[place] for place in places]
-            assert [row for each in rows for row in each] == list(range(n_documents))
-            assert max(map(len, rows)) - min(map(len, rows)) <= 1
-
-
 @pytest.mark.parametrize("wrong", ["another order", "other settings", "one is missing", "something else"])
 def test_a_shard_of_another_run_is_refused(stage_of, in_shards, tmp_path, wrong):
     in_shards("embedding", 3)
