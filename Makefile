@@ -1,11 +1,12 @@
-# make demo | test | lint | format | generate | bench | bench-gpu | study | clean
+# make demo | test | test-slurm | lint | format | generate | bench | bench-gpu | study | clean
 PYTHON ?= python3
+KILLS ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 # one thread a worker: the tests run side by side
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() or 1, 8))")
 
-.PHONY: demo test lint format generate bench bench-gpu study clean
+.PHONY: demo test test-slurm lint format generate bench bench-gpu study clean
 
 # set-up: the pins of envs/, again when they change; torch by itself, before those that need it
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
@@ -35,6 +36,13 @@ demo: $(VENV)/.done
 
 test: $(VENV)/.done
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup
+
+# both pipelines on a real Slurm of one node, as root; what it needs is installed where that can be done.
+# KILLS=5: runs that are killed at random moments, too
+test-slurm: $(VENV)/.done
+	@command -v slurmctld munged > /dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null || (apt-get update -qq \
+		&& DEBIAN_FRONTEND=noninteractive apt-get install -qq -y slurmctld slurmd slurm-client munge) > /dev/null 2>&1 || true
+	KILLS=$(KILLS) $(BIN)/pytest -m slurm tests/workflow/test_slurm.py
 
 lint: $(VENV)/.done
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,16 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the large real data are not beside this checkout")
     return SHARED
+
+
+def copy_workflow(folder: Path) -> None:
+    """The workflow's files in a folder of their own, as a user has them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("Snakefile", "workflow", "scripts", "profiles", "envs"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, folder / name)
 
 
 def doubled_midranks(column: np.ndarray) -> np.ndarray:

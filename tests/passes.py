@@ -105,6 +105,15 @@ class Selection(SimpleNamespace):
         }
 
 
+def table(seed: int = 0, n_rows: int = 400) -> dict[str, np.ndarray]:
+    """Columns of which some are alike, one has gaps, one follows another nonlinearly, and one is constant."""
+    rng = np.random.default_rng(seed)
+    latent = rng.normal(size=(n_rows, 8))
+    columns = {f"c{k}": latent[:, k % 8] + 0.1 * (k // 8) * rng.normal(size=n_rows) for k in range(24)}
+    columns["c5"][::9] = np.nan
+    return columns | {"square": latent[:, 0] ** 2, "constant": np.ones(n_rows)}
+
+
 @pytest.fixture
 def select(tmp_path, monkeypatch) -> Callable[..., Selection]:
     """select(parquet_glob, threads=1, last="pass4", **settings): runs the passes up to ``last``.

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import yaml
 
-from conftest import ROOT
+from conftest import copy_workflow
 
 STAGES = ["check_corpus", "similarity", "core_classes", "train_classifier", "self_train", "predict", "evaluate"]
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
@@ -244,12 +244,7 @@ class Project:
 
     @classmethod
     def create(cls, folder: Path, models: Path, dry_runs: DryRuns, **settings: Any) -> Project:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("Snakefile", "workflow", "scripts", "profiles", "envs"):
-            if (ROOT / name).is_dir():
-                shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy(ROOT / name, folder / name)
+        copy_workflow(folder)
         shutil.copytree(models, folder / "models")
         write_data(folder / "data")
         project = cls(folder, dry_runs)

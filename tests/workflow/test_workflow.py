@@ -17,22 +17,14 @@ import numpy as np
 import pytest
 import yaml
 
-from conftest import ROOT, write_table
-from passes import NAMES, ORDER_FREE
+from conftest import ROOT, copy_workflow, write_table
+from passes import NAMES, ORDER_FREE, table
 
 # one worker: its project is made once
 pytestmark = pytest.mark.xdist_group("workflow")
 
 PASSES = list(NAMES)
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
-
-
-def table(seed: int = 0, n_rows: int = 400) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    latent = rng.normal(size=(n_rows, 8))
-    columns = {f"c{k}": latent[:, k % 8] + 0.1 * (k // 8) * rng.normal(size=n_rows) for k in range(24)}
-    columns["c5"][::9] = np.nan
-    return columns | {"square": latent[:, 0] ** 2, "constant": np.ones(n_rows)}
 
 
 class Project:
@@ -44,10 +36,7 @@ class Project:
 
     @classmethod
     def create(cls, folder: Path) -> Project:
-        folder.mkdir(exist_ok=True)
-        for name in ("Snakefile", "workflow", "scripts", "profiles", "envs"):
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            copy(ROOT / name, folder / name)
+        copy_workflow(folder)
         for k in range(3):
             write_table(folder / "data" / f"part{k}.parquet", table(k))
         project = cls(folder)

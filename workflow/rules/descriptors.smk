@@ -102,6 +102,7 @@ rule pass1:
         "logs/pass1.log",
     benchmark:
         "benchmarks/pass1.tsv"
+    localrule: SHARDS > 1
     conda:
         "../../envs/gpu.yaml"
     threads: 8
@@ -184,6 +185,7 @@ rule pass2:
         "logs/pass2.log",
     benchmark:
         "benchmarks/pass2.tsv"
+    localrule: SHARDS > 1 and PAIRS_APART
     conda:
         "../../envs/gpu.yaml"
     threads: 8
@@ -312,6 +314,7 @@ rule pass4:
         "logs/pass4.log",
     benchmark:
         "benchmarks/pass4.tsv"
+    localrule: SHARDS > 1
     conda:
         "../../envs/gpu.yaml"
     threads: 8
@@ -356,6 +359,7 @@ rule overview:
         "logs/overview.log",
     benchmark:
         "benchmarks/overview.tsv"
+    localrule: True
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -377,6 +381,7 @@ rule cost:
         ancient(FILES),
     log:
         "logs/cost.log",
+    localrule: True
     conda:
         "../../envs/cpu.yaml"
     threads: 8

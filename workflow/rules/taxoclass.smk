@@ -111,6 +111,7 @@ rule similarity:
         "logs/similarity.log",
     benchmark:
         "benchmarks/similarity.tsv"
+    localrule: TEXT_SHARDS > 1
     conda:
         "../../envs/gpu.yaml"
     threads: 8
@@ -311,6 +312,7 @@ if SETTINGS["gold_labels"] is not None:
             "logs/evaluate.log",
         benchmark:
             "benchmarks/evaluate.tsv"
+        localrule: True
         conda:
             "../../envs/cpu.yaml"
         threads: 1
