@@ -24,6 +24,8 @@ demo: $(VENV)/.done
 	@cat logs/check_corpus.log logs/similarity.log logs/core_classes.log logs/train_classifier.log
 	@cat logs/self_train_*.log logs/predict.log logs/evaluate.log
 	@echo
+	@echo "what was done:         results/report.html"
+	@echo
 	@echo "final descriptors:     results/descriptors/final_descriptors.txt"
 	@echo "why the others went:   results/descriptors/removed_descriptors.tsv"
 	@echo "who stands for whom:   results/descriptors/final_cluster_info.json"

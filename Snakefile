@@ -26,9 +26,13 @@ if config["taxoclass"] is not None:
     include: "workflow/rules/taxoclass.smk"
 
 
+include: "workflow/rules/report.smk"
+
+
 rule all:
     """Everything that the config asks for."""
     default_target: True
     input:
         rules.descriptors.input if config["descriptors"] is not None else [],
         rules.taxoclass.input if config["taxoclass"] is not None else [],
+        rules.report.output,

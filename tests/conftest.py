@@ -40,10 +40,9 @@ def copy_workflow(folder: Path) -> None:
     """The workflow's files in a folder of their own, as a user has them."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("Snakefile", "workflow", "scripts", "profiles", "envs"):
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / name, folder / name)
+        # with what is compiled, which would take longer than the run
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
 
 
 def doubled_midranks(column: np.ndarray) -> np.ndarray:

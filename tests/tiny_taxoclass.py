@@ -263,7 +263,7 @@ class Project:
         path.write_text(yaml.safe_dump({"taxoclass": section}))
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [*SNAKEMAKE, *MACHINE, *arguments]
+        command = [*SNAKEMAKE, "taxoclass", *MACHINE, *arguments]
         return subprocess.run(
             command, cwd=self.folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
         )
@@ -275,7 +275,7 @@ class Project:
         return jobs(done.stdout + done.stderr)
 
     def dry_run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.dry_runs(self.folder, *MACHINE, "--dry-run", *arguments)
+        return self.dry_runs(self.folder, "taxoclass", *MACHINE, "--dry-run", *arguments)
 
     def planned(self, *arguments: str) -> list[str]:
         """Jobs that a dry run would run, in order, without the targets."""

@@ -100,6 +100,10 @@ def evaluate(
         "consistency_rate": consistency(predicted, taxonomy),
         "labels_per_document": Ratio(predicted.sum(axis=1), np.ones(len(some))),
     }
+    levels = [np.flatnonzero(taxonomy.level == level) for level in range(int(taxonomy.level.max()) + 1)]
+    by_level = {
+        f"level_f1.{level}.f1": overlap(predicted[:, here], truth[:, here]) for level, here in enumerate(levels)
+    }
     found = {
         "documents": len(some),
         "documents_without_gold": len(scores) - len(some),
@@ -109,7 +113,7 @@ def evaluate(
         "class_coverage": coverage(predicted, truth),
     }
     if resamples:
-        found["intervals"] = bootstrap(ratios, seed=seed, resamples=resamples)
+        found["intervals"] = bootstrap(ratios | by_level, seed=seed, resamples=resamples)
     return found
 
 
