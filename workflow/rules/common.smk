@@ -7,7 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
-ROOT = Path(workflow.basedir)
+# not workflow.basedir, which is the other one where this workflow is a module
+ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent.parent
 SCRIPTS = ROOT / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 # jobs use the interpreter that runs Snakemake, whether or not its environment is activated
