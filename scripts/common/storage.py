@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 READABLE = ("s3", "fs")
 
 
-def open_storage(provider: str | None, prefix: str | None, settings: Any) -> AbstractFileSystem | None:
-    """The folder that the default storage's prefix names; None where there is no default storage.
+def open_storage(provider: str | None, prefix: str, settings: Any) -> AbstractFileSystem | None:
+    """The folder of the default storage; None where there is no default storage.
 
+    Relative paths are paths in it: below the bucket's prefix, or the folder ``prefix`` (this one, if it is empty).
     ``settings`` are those of the storage plugin.
 
     Raises
@@ -32,7 +33,7 @@ def open_storage(provider: str | None, prefix: str | None, settings: Any) -> Abs
         raise UserError(
             f"--default-storage-provider {provider} is not one of {', '.join(READABLE)}; choose one of them"
         )
-    if not prefix:
+    if provider == "s3" and not prefix:
         raise UserError(f"--default-storage-provider {provider} needs --default-storage-prefix; add it")
 
     from fsspec.implementations.arrow import ArrowFSWrapper

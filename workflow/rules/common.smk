@@ -38,7 +38,7 @@ RESULTS = config["results"]
 
 
 DEFAULT_STORAGE = workflow.storage_registry.default_storage_provider
-PREFIX = workflow.storage_settings.default_storage_prefix
+PREFIX = workflow.storage_settings.default_storage_prefix or ""
 STORAGE = checked(
     open_storage, workflow.storage_settings.default_storage_provider, PREFIX, getattr(DEFAULT_STORAGE, "settings", None)
 )
@@ -58,7 +58,7 @@ def copies(wildcards, input):
     """The flag for the folder of Snakemake's copies of the default storage; none without one. Of input: not tracked."""
     if DEFAULT_STORAGE is None:
         return ""
-    root = DEFAULT_STORAGE.object(f"{PREFIX.rstrip('/')}/any").local_path().parent
+    root = DEFAULT_STORAGE.object(os.path.join(PREFIX, "any")).local_path().parent
     return f"--root {shlex.quote(str(root))}"
 
 
@@ -110,6 +110,8 @@ def check_paths(paths):
     for path in paths:
         if set("{}") & set(path):
             raise UserError(f"{path}: braces in a path mean wildcards to Snakemake; rename it")
+    if STORAGE is not None and (os.path.isabs(RESULTS) or os.path.normpath(RESULTS).startswith("..")):
+        raise UserError(f"config: results = {RESULTS!r} is no path below the default storage's prefix; make it one")
     folder = Path(RESULTS).absolute()
     while not folder.exists():
         folder = folder.parent
@@ -145,7 +147,10 @@ def check_texts(made, given, source):
     """Read changed texts before the job that would: a job that fails loses its earlier outputs, and all that follow."""
     now = stage_settings(config, "check_corpus")
     with fetched([made], STORAGE) as [path]:
-        changed = Path(path).exists() and [read_json(path).get(key) for key in ("source", "parameters")] != [source, now]
+        changed = Path(path).exists() and [read_json(path).get(key) for key in ("source", "parameters")] != [
+            source,
+            now,
+        ]
     if changed:
         with fetched(list(given.values()), STORAGE) as paths:
             there = dict(zip(given, paths))
@@ -160,7 +165,7 @@ def check_record(stage, made):
     elsewhere = any(Path(".snakemake").glob("*db*")) or len(name) >= 254  # records kept in another way than one a file
     if elsewhere or Path(".snakemake/metadata", name).exists():
         return
-    with fetched([known_as.removeprefix(PREFIX or "").lstrip("/")] if made.is_storage else [made], STORAGE) as [path]:
+    with fetched([os.path.relpath(known_as, PREFIX or ".")] if made.is_storage else [made], STORAGE) as [path]:
         if not Path(path).exists():
             return
         then, now = read_json(path)["parameters"], stage_settings(config, stage)
