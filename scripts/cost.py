@@ -10,7 +10,7 @@ from common import files
 from common.descriptors_settings import Descriptors, is_sampled
 from common.stage import Stage, run_stage
 from descriptors import cost, nonlinear
-from descriptors.table import Table, find_files, open_table
+from descriptors.table import Table, find_files, open_table, placed
 
 PASSES = ("pass1", "pass2", "pass3", "pass4")
 
@@ -25,15 +25,16 @@ def main() -> None:
         },
         outputs={},
         work=work,
+        values={"root": "folder that relative paths of tables start at, if not this one"},
+        optional=("root",),
         several=("columns", "provenance-of"),
     )
 
 
 def work(stage: Stage) -> None:
     settings: Descriptors = stage.settings
-    table = open_table(
-        find_files(settings.parquet_glob), settings.n_metadata, settings.metadata_columns, settings.exclude_columns
-    )
+    paths = find_files(placed(settings.parquet_glob, stage.paths.root))
+    table = open_table(paths, settings.n_metadata, settings.metadata_columns, settings.exclude_columns)
     n_rows = rows_kept(table, settings)
     known = {
         name: len(files.read_lines(path))

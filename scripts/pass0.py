@@ -13,7 +13,7 @@ from common.descriptors_settings import Pass0, is_sampled
 from common.errors import UserError
 from common.stage import Stage, run_stage
 from descriptors.sampling import keep_fraction, keep_smallest, row_hashes
-from descriptors.table import Table, file_key, files_digest, find_files, open_table
+from descriptors.table import Table, file_key, files_digest, find_files, named, open_table, placed
 
 GROUP_BYTES = 1 << 26  # of one row group of the sample, as numbers
 
@@ -28,13 +28,25 @@ def main() -> None:
             "out-sample": "Parquet: the sampled rows, only with sample_per_file or sample_rows",
         },
         work=work,
-        optional=("out-sample",),
+        values={
+            "root": "folder that relative paths of tables start at, if not this one",
+            "source": "digest of the files when the run was planned",
+        },
+        optional=("out-sample", "root", "source"),
     )
 
 
 def work(stage: Stage) -> None:
     settings: Pass0 = stage.settings
-    paths = find_files(settings.parquet_glob)
+    root = stage.paths.root
+    pattern = placed(settings.parquet_glob, root)
+    paths = find_files(pattern)
+    fingerprint = files_digest(pattern)
+    if stage.paths.source not in (None, fingerprint):
+        raise UserError(
+            f"{pattern}: these are not the files that the run was planned for; if they are copies of a storage, delete "
+            "them, and run the same command again"
+        )
     table = open_table(paths, settings.n_metadata, settings.metadata_columns, settings.exclude_columns)
     if table.rows == 0:
         raise UserError(f"{paths[0]}: no rows, nor in any other file that parquet_glob matches; correct the pattern")
@@ -44,7 +56,7 @@ def work(stage: Stage) -> None:
     if sampled:
         if stage.paths.out_sample is None:
             raise UserError("--out-sample is required with sample_per_file and sample_rows; name a Parquet file")
-        masks = choose(table, settings)
+        masks = choose(table, settings, pattern)
         kept = [int(mask.sum()) for mask in masks]
         if sum(kept) == 0:
             raise UserError("config: descriptors.sample_per_file keeps no row at all; raise it")
@@ -54,16 +66,16 @@ def work(stage: Stage) -> None:
         stage.paths.out_manifest,
         {
             "parameters": Pass0.relevant(stage.parameters),
-            "input_fingerprint": files_digest(settings.parquet_glob),
+            "input_fingerprint": fingerprint,
             "n_rows": table.rows,
             "n_rows_kept": sum(kept),
             "sampled": sampled,
             "fraction": sum(kept) / table.rows,
             "files": [
-                {"path": part.path, "key": file_key(part.path, settings.parquet_glob), "rows": part.rows, "kept": count}
+                {"path": named(part.path, root), "key": file_key(part.path, pattern), "rows": part.rows, "kept": count}
                 for part, count in zip(table.parts, kept, strict=True)
             ],
-            "source": source,
+            "source": [named(path, root) for path in source],
             "metadata_columns": table.metadata,
             "excluded_columns": table.excluded,
             "descriptors": table.descriptors,
@@ -74,11 +86,9 @@ def work(stage: Stage) -> None:
     stage.log(f"{len(paths)} files", what, columns)
 
 
-def choose(table: Table, settings: Pass0) -> list[np.ndarray]:
+def choose(table: Table, settings: Pass0, pattern: str) -> list[np.ndarray]:
     """Rows to keep of each file, (rows,) bool."""
-    hashes = [
-        row_hashes(settings.random_seed, file_key(part.path, settings.parquet_glob), part.rows) for part in table.parts
-    ]
+    hashes = [row_hashes(settings.random_seed, file_key(part.path, pattern), part.rows) for part in table.parts]
     if settings.sample_rows is not None:
         together = keep_smallest(np.concatenate(hashes), settings.sample_rows)
         return np.split(together, np.cumsum([part.rows for part in table.parts])[:-1])

@@ -19,7 +19,7 @@ from common.stage import Stage, run_stage
 from descriptors import ranks, ranks_on_card
 from descriptors.codes import CodesWriter
 from descriptors.scan import STATISTICS, Scanned, scan
-from descriptors.table import Table, open_table
+from descriptors.table import Table, open_table, placed
 
 
 def main() -> None:
@@ -42,7 +42,8 @@ def main() -> None:
             "out-rows": "npy: content hash of each row",
         },
         work=work,
-        optional=("pieces", "piece-codes", "piece-fine"),
+        values={"root": "folder that relative paths of tables start at, if not this one"},
+        optional=("pieces", "piece-codes", "piece-fine", "root"),
         several=("pieces", "piece-codes", "piece-fine"),
     )
 
@@ -88,7 +89,8 @@ def sorting(stage: Stage) -> Callable[[np.ndarray, ranks.Workspace], ranks.InOrd
 def source(stage: Stage) -> tuple[dict[str, Any], Table]:
     """What pass 0 found, and the table, checked against it."""
     manifest = files.read_json(stage.paths.manifest)
-    table = open_table(manifest["source"], 0, manifest["metadata_columns"], manifest["excluded_columns"])
+    paths = [placed(path, stage.paths.root) for path in manifest["source"]]
+    table = open_table(paths, 0, manifest["metadata_columns"], manifest["excluded_columns"])
     if table.rows != manifest["n_rows_kept"]:
         raise UserError(
             f"{stage.paths.manifest}: says {manifest['n_rows_kept']} rows, but the files have {table.rows} now; "

@@ -25,7 +25,11 @@ def main() -> None:
             "out-fine": "npy: places in the cells",
         },
         work=work,
-        values={"shard": "number of the shard, from 1"},
+        values={
+            "shard": "number of the shard, from 1",
+            "root": "folder that relative paths of tables start at, if not this one",
+        },
+        optional=("root",),
     )
 
 

@@ -9,7 +9,7 @@ from common.descriptors_settings import Pass3
 from common.errors import UserError
 from common.stage import Stage, run_stage
 from descriptors import pearson, products, vif
-from descriptors.table import open_table
+from descriptors.table import open_table, placed
 
 
 def main() -> None:
@@ -30,6 +30,8 @@ def main() -> None:
             "out-columns": "text: the columns that stay, one a line",
         },
         work=work,
+        values={"root": "folder that relative paths of tables start at, if not this one"},
+        optional=("root",),
     )
 
 
@@ -110,7 +112,8 @@ def correlations(
 def on_values(stage: Stage, names: list[str], stats: dict[str, np.ndarray], missing: str) -> np.ndarray:
     """(P, P) Pearson correlation, from the source files."""
     manifest = files.read_json(stage.paths.manifest)
-    table = open_table(manifest["source"], 0, manifest["metadata_columns"], manifest["excluded_columns"])
+    paths = [placed(path, stage.paths.root) for path in manifest["source"]]
+    table = open_table(paths, 0, manifest["metadata_columns"], manifest["excluded_columns"])
     with stage.blas():
         return pearson.correlation(
             lambda: table.blocks(names, stage.runtime.batch_rows, stage.runtime.budget),

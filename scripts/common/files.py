@@ -13,11 +13,14 @@ import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from common.errors import UserError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 SCHEMA_VERSION = 1
 LARGE = 2**24
@@ -152,12 +155,15 @@ def _is_whole_npy(path: Path) -> bool:
         return False
 
 
-def contents_digest(paths: Sequence[str]) -> str:
-    """Of the content of several files, in their order: neither their names nor a touch changes it."""
+def contents_digest(paths: Sequence[str], storage: AbstractFileSystem | None = None) -> str:
+    """Of the content of several files, in their order: neither their names nor a touch changes it.
+
+    Relative paths are those of files in ``storage``, where there is one.
+    """
     digests = []
     for path in paths:
         try:
-            with open(path, "rb") as handle:
+            with open(path, "rb") if storage is None or os.path.isabs(path) else storage.open(path) as handle:
                 digests.append(hashlib.file_digest(handle, "sha256").hexdigest())
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); correct the path or its permissions") from None

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -17,17 +18,39 @@ import pyarrow.parquet as pq
 from common.errors import UserError
 from descriptors import kernels
 
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
 WHOLE_BYTES = 1 << 28
 FOOTER_BYTES = 1 << 16
 BATCH_CELLS = 1 << 20
 
 
-def find_files(pattern: str) -> list[str]:
-    """Sorted files that match; raises UserError where there is none."""
-    found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
+def find_files(pattern: str, storage: AbstractFileSystem | None = None) -> list[str]:
+    """Sorted files that match, in ``storage`` or here; raises UserError where there is none."""
+    return list(_sizes(pattern, storage))
+
+
+def _sizes(pattern: str, storage: AbstractFileSystem | None) -> dict[str, int]:
+    if storage is None:
+        found = {path: os.path.getsize(path) for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)}
+    else:
+        matches = storage.glob(os.path.normpath(pattern), detail=True)
+        found = {path: each["size"] for path, each in matches.items() if each["type"] == "file"}
     if not found:
-        raise UserError(f"config: descriptors.parquet_glob = {pattern!r} matches no file; correct the pattern")
-    return found
+        where = " in the default storage" if storage is not None else ""
+        raise UserError(f"config: descriptors.parquet_glob = {pattern!r} matches no file{where}; correct the pattern")
+    return dict(sorted(found.items()))
+
+
+def placed(path: str, root: str | None) -> str:
+    """Where a path of the config or the manifest is for this job: relative ones start at ``root``, if it is given."""
+    return os.path.join(root, path) if root else path
+
+
+def named(path: str, root: str | None) -> str:
+    """The reverse of ``placed``: the same on every machine."""
+    return os.path.relpath(path, root) if root and PurePath(path).is_relative_to(root) else path
 
 
 def file_key(path: str, pattern: str) -> str:
@@ -40,18 +63,18 @@ def file_key(path: str, pattern: str) -> str:
     return PurePath(os.path.relpath(path, PurePath(*fixed) if fixed else ".")).as_posix()
 
 
-def files_digest(pattern: str) -> str:
+def files_digest(pattern: str, storage: AbstractFileSystem | None = None) -> str:
     """Digest of the files' keys and content: a touch does not change it.
 
     Of files with more than ``WHOLE_BYTES`` together, it reads only the sizes and the last bytes, the Parquet footers:
     there, an edit that leaves every size, minimum and maximum as it was goes unseen.
     """
     digest = hashlib.sha256()
-    sizes = {path: os.path.getsize(path) for path in find_files(pattern)}
+    sizes = _sizes(pattern, storage)
     whole = sum(sizes.values()) <= WHOLE_BYTES
     for path, size in sizes.items():
         digest.update(f"{file_key(path, pattern)}\0{size}\0".encode())
-        with open(path, "rb") as handle:
+        with open(path, "rb") if storage is None else storage.open(path) as handle:
             handle.seek(0 if whole else max(size - FOOTER_BYTES, 0))
             digest.update(hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()[:16]
@@ -160,7 +183,11 @@ def is_descriptor_type(kind: pa.DataType) -> bool:
 
 
 def open_table(
-    paths: list[str], n_metadata: int, metadata_columns: list[str] | None, exclude_columns: list[str]
+    paths: list[str],
+    n_metadata: int,
+    metadata_columns: list[str] | None,
+    exclude_columns: list[str],
+    storage: AbstractFileSystem | None = None,
 ) -> Table:
     """Parse every footer once and check that the files are parts of one table.
 
@@ -172,7 +199,7 @@ def open_table(
     parts = []
     for path in paths:
         try:
-            parts.append(Part(path, pq.read_metadata(path)))
+            parts.append(Part(path, pq.read_metadata(path, filesystem=storage)))
         except (OSError, pa.ArrowException) as error:
             raise unreadable(path, error) from None
     schemas = [part.footer.schema.to_arrow_schema() for part in parts]

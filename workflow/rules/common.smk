@@ -18,6 +18,7 @@ from common.config import RUNTIMES, load, stage_settings
 from common.descriptors_settings import Descriptors, is_sampled
 from common.errors import UserError
 from common.taxoclass_settings import Files
+from common.storage import fetched, open_storage
 from common.files import check_whole, contents_digest, read_json, write_json
 from common.source import source_digest
 from taxoclass.models import check as check_model
@@ -35,6 +36,31 @@ def checked(action, *arguments):
 
 config.update(checked(load, dict(config)))
 RESULTS = config["results"]
+
+
+DEFAULT_STORAGE = workflow.storage_registry.default_storage_provider
+PREFIX = workflow.storage_settings.default_storage_prefix or ""
+STORAGE = checked(
+    open_storage, workflow.storage_settings.default_storage_provider, PREFIX, getattr(DEFAULT_STORAGE, "settings", None)
+)
+
+
+def input_file(path):
+    """An input of the config: a relative path is one of the default storage, if there is one, an absolute one is not."""
+    return local(path) if os.path.isabs(path) else path
+
+
+def storage_of(path):
+    """Where such a path can be looked at before Snakemake has fetched it; None = here."""
+    return None if os.path.isabs(path) else STORAGE
+
+
+def copies(wildcards, input):
+    """The flag for the folder of Snakemake's copies of the default storage; none without one. Of input: not tracked."""
+    if DEFAULT_STORAGE is None:
+        return ""
+    root = DEFAULT_STORAGE.object(os.path.join(PREFIX, "any")).local_path().parent
+    return f"--root {shlex.quote(str(root))}"
 
 
 def machine(section):
@@ -59,7 +85,7 @@ def model_of(iteration, name):
     """A file that was written with the model of an iteration; 0 is the classifier of stage 3."""
     if iteration == 0:
         return getattr(rules.train_classifier.output, name)
-    return getattr(rules.self_train.output, name).format(iteration=iteration)
+    return getattr(rules.self_train.output, name).apply_wildcards({"iteration": str(iteration)})
 
 
 def before(name):
@@ -70,7 +96,7 @@ def before(name):
 def pieces(shards, rule, name):
     """The files of all shards, in order; none where the pass is not cut up."""
     files = getattr(getattr(rules, rule).output, name)
-    return [files.replace("{shard}", str(shard)) for shard in range(1, shards + 1)] if shards > 1 else []
+    return [files.apply_wildcards({"shard": str(shard)}) for shard in range(1, shards + 1)] if shards > 1 else []
 
 
 def flags(**names):
@@ -85,6 +111,8 @@ def check_paths(paths):
     for path in paths:
         if set("{}") & set(path):
             raise UserError(f"{path}: braces in a path mean wildcards to Snakemake; rename it")
+    if STORAGE is not None and (os.path.isabs(RESULTS) or os.path.normpath(RESULTS).startswith("..")):
+        raise UserError(f"config: results = {RESULTS!r} is no path below the default storage's prefix; make it one")
     folder = Path(RESULTS).absolute()
     while not folder.exists():
         folder = folder.parent
@@ -95,6 +123,12 @@ def check_paths(paths):
 def check_files(paths):
     """Refuse paths of the config, by key, that name no readable file."""
     for key, path in paths.items():
+        if path is not None and storage_of(path) is not None:
+            if not STORAGE.isfile(path):
+                raise UserError(
+                    f"config: taxoclass.{key} = {path!r} is no file in {PREFIX}; put it there, or correct it"
+                )
+            continue
         if path is not None and not os.access(path, os.R_OK):
             raise UserError(f"config: taxoclass.{key} = {path!r} is no readable file; correct the path")
         if path is not None and os.path.isdir(path):
@@ -113,22 +147,33 @@ def check_models(names, local_files_only):
 def check_texts(made, given, source):
     """Read changed texts before the job that would: a job that fails loses its earlier outputs, and all that follow."""
     now = stage_settings(config, "check_corpus")
-    if Path(made).exists() and [read_json(made).get(key) for key in ("source", "parameters")] != [source, now]:
-        files_given = (given.get(flag) for flag in ("classes", "hierarchy", "keywords", "train", "test"))
-        read_texts(Texts(*files_given, **now))
+    with fetched([made], STORAGE) as [path]:
+        changed = Path(path).exists() and [read_json(path).get(key) for key in ("source", "parameters")] != [
+            source,
+            now,
+        ]
+    if changed:
+        with fetched(list(given.values()), STORAGE) as paths:
+            there = dict(zip(given, paths))
+            files_given = (there.get(flag) for flag in ("classes", "hierarchy", "keywords", "train", "test"))
+            read_texts(Texts(*files_given, **now))
 
 
 def check_record(stage, made):
     """Refuse results of other settings that Snakemake has no record of: it would take them for these."""
-    name = base64.urlsafe_b64encode(made.encode()).decode()
+    known_as = made.storage_object.query if made.is_storage else made
+    name = base64.urlsafe_b64encode(known_as.encode()).decode()
     elsewhere = any(Path(".snakemake").glob("*db*")) or len(name) >= 254  # records kept in another way than one a file
-    if not Path(made).exists() or elsewhere or Path(".snakemake/metadata", name).exists():
+    if elsewhere or Path(".snakemake/metadata", name).exists():
         return
-    then, now = read_json(made)["parameters"], stage_settings(config, stage)
+    with fetched([os.path.relpath(known_as, PREFIX or ".")] if made.is_storage else [made], STORAGE) as [path]:
+        if not Path(path).exists():
+            return
+        then, now = read_json(path)["parameters"], stage_settings(config, stage)
     for key, value in now.items():
         if then.get(key) != value:
             raise UserError(
-                f"{made}: was made with {key} = {then.get(key)!r}, not {value!r}, and Snakemake has no record of it in "
+                f"{known_as}: was made with {key} = {then.get(key)!r}, not {value!r}, and Snakemake has no record of it in "
                 "this folder; choose another results folder, or delete this file"
             )
 

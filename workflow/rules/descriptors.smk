@@ -3,25 +3,28 @@
 DESCRIPTORS = f"{RESULTS}/descriptors"
 MACHINE = machine("descriptors")
 SAMPLED = is_sampled(config["descriptors"])
-SAMPLE = ancient([f"{DESCRIPTORS}/sampled_data.parquet"] if SAMPLED else [])
 SHARDS = config["descriptors"]["shards"]
 PIECES = f"{DESCRIPTORS}/shards"
 # otherwise pass 2 is one matrix product of all columns, or looks at all of them first
 PAIRS_APART = config["descriptors"]["missing"] == "pairwise" and config["descriptors"]["prescreen"] == "none"
 COLUMN_KEYS = ("n_metadata", "metadata_columns", "exclude_columns")
-FILES = checked(find_files, config["descriptors"]["parquet_glob"])
+PATTERN = config["descriptors"]["parquet_glob"]
+FILES = checked(find_files, PATTERN, storage_of(PATTERN))
+# by content, not by time: their digest is a parameter of pass0
+TABLES = ancient([input_file(path) for path in FILES])
+# what the passes read; a job that shares no files with this one has it fetched
+SAMPLE = ancient([f"{DESCRIPTORS}/sampled_data.parquet"]) if SAMPLED else TABLES
 
 if workflow.is_main_process:
     # here and not in a job, because a job that fails loses its earlier outputs
     checked(check_paths, [RESULTS, *FILES])
-    checked(open_table, FILES, *(config["descriptors"][key] for key in COLUMN_KEYS))
+    checked(open_table, FILES, *(config["descriptors"][key] for key in COLUMN_KEYS), storage_of(PATTERN))
 
 
 rule pass0:
     """Check the input files, and sample rows if asked for."""
     input:
-        # by content, not by time: their digest is a parameter
-        ancient(FILES),
+        TABLES,
     output:
         **({"sample": f"{DESCRIPTORS}/sampled_data.parquet"} if SAMPLED else {}),
         manifest=f"{DESCRIPTORS}/pass0_sampling.json",
@@ -38,14 +41,15 @@ rule pass0:
         machine=MACHINE,
     params:
         settings=settings("pass0"),
-        source=checked(files_digest, config["descriptors"]["parquet_glob"]),
+        source=checked(files_digest, PATTERN, storage_of(PATTERN)),
+        root=copies,
         code=code("pass0"),
         script=SCRIPTS / "pass0.py",
-        sample=f"--out-sample {shlex.quote(DESCRIPTORS)}/sampled_data.parquet" if SAMPLED else "",
+        sample=lambda wildcards, output: f"--out-sample {shlex.quote(output.sample)}" if SAMPLED else "",
         provenance=f"{DESCRIPTORS}/provenance/pass0.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code}"
-        " --out-manifest {output.manifest:q} {params.sample} --provenance {params.provenance:q} > {log:q} 2>&1"
+        " {params.root} --source {params.source} --out-manifest {output.manifest:q} {params.sample} --provenance {params.provenance:q} > {log:q} 2>&1"
 
 
 rule pass1_shard:
@@ -74,10 +78,12 @@ rule pass1_shard:
         settings=settings("pass1"),
         code=code("pass1_shard"),
         script=SCRIPTS / "pass1_shard.py",
+        root=copies,
         provenance=f"{DESCRIPTORS}/provenance/pass1_{{shard}}.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
         " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --shard {wildcards.shard} --manifest {input.manifest:q}"
+        " {params.root}"
         " --out-piece {output.piece:q} --out-codes {output.codes:q} --out-fine {output.fine:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"
 
@@ -116,11 +122,12 @@ rule pass1:
         settings=settings("pass1"),
         code=code("pass1"),
         script=SCRIPTS / "pass1.py",
+        root=copies,
         pieces=flags(**{"pieces": "pieces", "piece-codes": "codes", "piece-fine": "fine"}),
         provenance=f"{DESCRIPTORS}/provenance/pass1.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
-        " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --manifest {input.manifest:q} {params.pieces}"
+        " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --manifest {input.manifest:q} {params.pieces} {params.root}"
         " --out-details {output.details:q} --out-columns {output.columns:q} --out-stats {output.stats:q}"
         " --out-codes {output.codes:q} --out-fine {output.fine:q} --out-ecdf {output.ecdf:q} --out-rows {output.rows:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"
@@ -212,7 +219,7 @@ rule pass2:
 rule pass3:
     """Drop columns that the others explain together (variance inflation factor)."""
     input:
-        SAMPLE,
+        SAMPLE if config["descriptors"]["vif_on"] == "pearson" else [],
         details=rules.pass2.output.details,
         columns=rules.pass2.output.columns,
         matrix=ancient(rules.pass2.output.matrix),
@@ -238,12 +245,13 @@ rule pass3:
         settings=settings("pass3"),
         code=code("pass3"),
         script=SCRIPTS / "pass3.py",
+        root=copies,
         provenance=f"{DESCRIPTORS}/provenance/pass3.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
         " --details {input.details:q} --columns {input.columns:q} --matrix {input.matrix:q}"
         " --repaired {input.repaired:q} --entered {input.entered:q} --stats {input.stats:q}"
-        " --manifest {input.manifest:q} --out-details {output.details:q} --out-columns {output.columns:q}"
+        " --manifest {input.manifest:q} {params.root} --out-details {output.details:q} --out-columns {output.columns:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"
 
 
@@ -378,7 +386,7 @@ rule overview:
 rule cost:
     """What the passes will cost on this table and machine, before they run; beside it what finished ones did cost."""
     input:
-        ancient(FILES),
+        TABLES,
     log:
         "logs/cost.log",
     localrule: True
@@ -392,11 +400,12 @@ rule cost:
     params:
         settings=lambda wildcards: json.dumps({key: config["descriptors"][key] for key in Descriptors.model_fields}),
         script=SCRIPTS / "cost.py",
+        root=copies,
         columns=[f"{DESCRIPTORS}/pass{number}_columns.txt" for number in (1, 2, 3)],
         records=[f"{DESCRIPTORS}/provenance/pass{number}.json" for number in (1, 2, 3, 4)],
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --threads {threads}"
-        " --columns {params.columns:q} --provenance-of {params.records:q} 2>&1 | tee {log:q}"
+        " {params.root} --columns {params.columns:q} --provenance-of {params.records:q} 2>&1 | tee {log:q}"
 
 
 rule descriptors:

@@ -22,7 +22,7 @@ CACHE = f"{TAXOCLASS}/cache"
 if workflow.is_main_process:
     checked(check_paths, [RESULTS, *CORPUS_FILES.values()])
     checked(check_files, {key: SETTINGS[key] for key in Files.model_fields})
-SOURCE = checked(contents_digest, list(CORPUS_FILES.values()))
+SOURCE = checked(contents_digest, list(CORPUS_FILES.values()), STORAGE)
 if workflow.is_main_process:
     checked(check_texts, f"{TAXOCLASS}/check_corpus.json", CORPUS_FILES, SOURCE)
     models = ["similarity_model", "doc_encoder_model"] + ["prefilter_model"] * (SETTINGS["candidates"] == "paths")
@@ -33,7 +33,7 @@ rule check_corpus:
     """Read the taxonomy and the documents, and refuse what later stages would stumble over."""
     input:
         # by content, not by time: their digest is a parameter
-        **{flag: ancient(path) for flag, path in CORPUS_FILES.items()},
+        **{flag: ancient([input_file(path)]) for flag, path in CORPUS_FILES.items()},
     output:
         taxonomy=f"{TAXOCLASS}/taxonomy.json",
         corpus=f"{TAXOCLASS}/corpus.parquet",
@@ -54,7 +54,7 @@ rule check_corpus:
         source=SOURCE,
         code=code("check_corpus"),
         script=SCRIPTS / "check_corpus.py",
-        files=" ".join(f"--{flag} {shlex.quote(path)}" for flag, path in CORPUS_FILES.items()),
+        files=flags(**{flag: flag for flag in CORPUS_FILES}),
         provenance=f"{TAXOCLASS}/provenance/check_corpus.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} {params.files}"
@@ -298,7 +298,7 @@ if SETTINGS["gold_labels"] is not None:
         """Compare the labels with gold labels, which no other rule reads."""
         input:
             details=rules.predict.output.details,
-            gold=SETTINGS["gold_labels"],
+            gold=input_file(SETTINGS["gold_labels"]),
             taxonomy=rules.check_corpus.output.taxonomy,
             corpus=ancient(rules.check_corpus.output.corpus),
             cores=ancient(rules.core_classes.output.cores),
@@ -356,5 +356,5 @@ if workflow.is_main_process:
         ("predict", rules.predict.output.details),
     ]:
         checked(check_record, stage, made)
-    for made in rules.taxoclass.input:
+    for made in rules.taxoclass.input if STORAGE is None else []:  # what is in a storage was put there whole
         checked(check_whole, made)
