@@ -78,7 +78,8 @@ def work(stage: Stage) -> None:
         chapters["Texts"] = labelling.sections(read_labelling(stage))
     if not chapters:
         raise UserError("nothing to report: give all files of the descriptors, or all of the texts; see --help")
-    chapters["The run"] = run.sections(read_provenance(stage.paths.provenances or []))
+    if provenance := read_provenance(stage.paths.provenances or []):
+        chapters["The run"] = run.sections(provenance)
     template = Path(stage.paths.template).read_text(encoding="utf-8")
     files.write_text(stage.paths.out_report, page.render(template, "winnow: what was done to the data", chapters))
     stage.log(

@@ -11,9 +11,7 @@ from reporting.page import Picture, Section, Table
 
 
 def sections(provenance: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """Of the provenance of each stage, in any order; none where there is none."""
-    if not provenance:
-        return []
+    """Of the provenance of each stage, in any order."""
     stages = sorted(provenance, key=lambda each: (ended(each) - each["seconds"], each["stage"]))
     libraries = sorted({(name, found) for each in stages for name, found in each["versions"].items() if found})
     rows = [

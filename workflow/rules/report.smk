@@ -34,14 +34,14 @@ if config["taxoclass"] is not None:
         "predicted": [rules.predict.output.details],
     }
     if SETTINGS["gold_labels"] is not None:
-        REPORTED |= {"gold": [SETTINGS["gold_labels"]], "metrics": [rules.evaluate.output.metrics]}
+        REPORTED |= {"gold": [input_file(SETTINGS["gold_labels"])], "metrics": [rules.evaluate.output.metrics]}
 
 
 rule report:
     """Show what the run did to the data in one page, with pictures, tables and search."""
     input:
         **REPORTED,
-        template=[f"{SCRIPTS}/reporting/page.html.j2"],
+        template=[input_file(f"{SCRIPTS}/reporting/page.html.j2")],
     output:
         page=report(
             f"{RESULTS}/report.html",
