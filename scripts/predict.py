@@ -161,7 +161,7 @@ def report(
         bundle.save(paths.out_model, Bundle(model.model, taxonomy, model.encoder, model.settings, own))
     sizes = decoded.labels.sizes
     if paths.out_details:
-        files.write_json(paths.out_details, details(stage, settings, weights, sizes, scores))
+        stage.record(paths.out_details, details(stage, settings, weights, sizes, scores))
     stage.log(
         f"{len(corpus):,} documents",
         f"{sizes.mean():.2f} labels each, {settings.decode}",

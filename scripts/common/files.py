@@ -1,4 +1,8 @@
-"""Files that appear only complete: written beside their place, synced, then moved there."""
+"""Files that appear only complete: written beside their place, synced, then moved there.
+
+The JSON that a stage writes last is the record of its other products: size and checksum of each, and a checksum of
+itself. Whoever reads a product compares it with its record.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +14,22 @@ import json
 import math
 import os
 import shutil
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from common.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+CHECKSUM = ' "checksum": "'  # of the text before it, the last thing in a JSON product
+RECORD = "written_with"
 LARGE = 2**24
+READ = 2**22  # bytes hashed at once
 SPARE = 64 * 2**20  # bytes that a write leaves free beside its own
+AGAIN = "delete it and run the same command again"
 
 
 @contextlib.contextmanager
@@ -47,14 +55,95 @@ def atomic(path: str | Path) -> Iterator[Path]:
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
             os.replace(temporary, path)
+            _sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def write_json(path: str | Path, content: dict[str, Any]) -> None:
-    """JSON with a schema version first; non-finite numbers become the strings that float() reads."""
+def _sync_folder(folder: Path) -> None:
+    """A power failure must not lose the new name; a file system that cannot sync folders does so by itself."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """JSON with a schema version first and a checksum last; non-finite numbers become strings that float() reads."""
     text = json.dumps({"schema_version": SCHEMA_VERSION, **_plain(content)}, indent=1, allow_nan=False)
-    write_text(path, text + "\n")
+    write_text(path, _sealed(text.removesuffix("\n}") + ",\n"))
+
+
+def _sealed(text: str) -> str:
+    return f'{text}{CHECKSUM}{xxhash.xxh3_128_hexdigest(text.encode())}"\n}}\n'
+
+
+def write_record(
+    path: str | Path, content: Mapping[str, Any], made: Iterable[str], known: Mapping[str, Any] | None = None
+) -> None:
+    """``write_json`` with the checksums of the files ``made`` before it; those of some may be ``known``."""
+    folder = os.path.dirname(path) or "."
+    record = {os.path.relpath(each, folder): (known or {}).get(each) or checksum(each) for each in made}
+    write_json(path, {**content, RECORD: record})
+
+
+def checksum(path: str | Path) -> dict[str, Any]:
+    """Size and digest of a file's bytes."""
+    content = xxhash.xxh3_128()
+    with open(path, "rb") as handle:
+        while block := handle.read(READ):
+            content.update(block)
+        return {"bytes": handle.tell(), "xxh3": content.hexdigest()}
+
+
+def recorded(path: str | Path) -> dict[str, dict[str, Any]]:
+    """By absolute path, what a JSON product tells of those that were written with it."""
+    folder = os.path.dirname(os.path.abspath(path))
+    return {os.path.normpath(os.path.join(folder, name)): entry for name, entry in read_json(path)[RECORD].items()}
+
+
+def is_record(path: str | Path) -> bool:
+    """Whether a file looks like a product of ``write_record``, whatever its checksum says."""
+    try:
+        return Path(path).suffix == ".json" and f'\n "{RECORD}": {{' in Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+
+
+def check(path: str | Path, entry: Mapping[str, Any]) -> None:
+    """UserError unless a file is the one that was recorded; of one recorded by column the size alone is compared."""
+    try:
+        found = checksum(path) if "xxh3" in entry else {"bytes": os.path.getsize(path)}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {AGAIN}") from None
+    if any(entry[key] != value for key, value in found.items()):
+        raise damaged(path)
+
+
+def check_inputs(paths: Sequence[str], records: Sequence[str] = ()) -> None:
+    """UserError where one of a stage's inputs is not what its record says; ``records``: where to look besides."""
+    written: dict[str, dict[str, Any]] = {}
+    for path in [*records, *filter(is_record, paths)]:
+        written |= recorded(path)
+    for path in paths:
+        entry = written.get(os.path.abspath(path))
+        if entry is not None:
+            check(path, entry)
+
+
+def check_product(path: str | Path) -> None:
+    """UserError where a JSON product, or one recorded in it, is there and damaged: of large ones their size tells."""
+    if not os.path.exists(path):
+        return
+    for each, entry in (recorded(path) if RECORD in read_json(path) else {}).items():
+        if os.path.exists(each):
+            check(os.path.relpath(each), entry if entry["bytes"] <= LARGE else {"bytes": entry["bytes"]})
+
+
+def damaged(path: str | Path) -> UserError:
+    return UserError(f"{path}: is damaged: its content is not what was written; {AGAIN}")
 
 
 def write_lines(path: str | Path, lines: Sequence[str]) -> None:
@@ -105,51 +194,33 @@ def link(source: str | Path, path: str | Path) -> None:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
+    """What ``write_json`` wrote.
+
+    Raises
+    ------
+    UserError : unreadable, of another version, or not what was written.
+    """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete it and run the same command again") from None
+        text = Path(path).read_bytes().decode()
+        content = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {AGAIN}") from None
     found = content.get("schema_version") if isinstance(content, dict) else None
     if found != SCHEMA_VERSION:
-        raise UserError(
-            f"{path}: schema_version is {found}, not {SCHEMA_VERSION}; delete it and run the same command again"
-        )
+        raise UserError(f"{path}: schema_version is {found}, not {SCHEMA_VERSION}; {AGAIN}")
+    if text != _sealed(text.rpartition(CHECKSUM)[0]):
+        raise damaged(path)
+    del content["checksum"]
     return content
 
 
 def digest(path: str | Path) -> str:
-    """Of a file's bytes: what a later product records of an earlier one, to be known as made from it."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    """Of what a JSON product says: what a later product records of it, to be known as made from it.
 
-
-def check_whole(path: str | Path) -> None:
-    """UserError where a product is there but cut short or unreadable, as far as its ends show it."""
-    path = Path(path)
-    if not path.exists():
-        return
-    if path.suffix == ".json":
-        read_json(path)
-        return
-    with open(path, "rb") as handle:
-        start = handle.read(4)
-        handle.seek(max(path.stat().st_size - 4, 0))
-        end = handle.read()
-    whole = {
-        ".npz": lambda: zipfile.is_zipfile(path),
-        ".pt": lambda: zipfile.is_zipfile(path),
-        ".parquet": lambda: start == end == b"PAR1",
-        ".npy": lambda: _is_whole_npy(path),
-    }.get(path.suffix, lambda: end.endswith(b"\n"))
-    if not whole():
-        raise UserError(f"{path}: is damaged; delete it and run the same command again")
-
-
-def _is_whole_npy(path: Path) -> bool:
-    """Whether a .npy file is as long as its header says."""
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False) is not None
-    except (ValueError, OSError, EOFError):
-        return False
+    The checksums of the files beside it are left out: some depend on the order of rows, which changes no result.
+    """
+    content = {key: value for key, value in read_json(path).items() if key != RECORD}
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def contents_digest(paths: Sequence[str]) -> str:
@@ -175,7 +246,7 @@ def read_lines(path: str | Path) -> list[str]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete it and run the same command again") from None
+        raise UserError(f"{path}: cannot be read ({error}); {AGAIN}") from None
     # an editor may have left out the last line's end
     return text.removesuffix("\n").split("\n") if text else []
 
@@ -186,7 +257,7 @@ def read_npy(path: str | Path, mapped: bool = False) -> np.ndarray:
         large = mapped and os.path.getsize(path) > LARGE
         return np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
     except Exception as error:  # a damaged header may ask for any size, and parse as anything
-        raise UserError(f"{path}: cannot be read ({error}); delete it and run the same command again") from None
+        raise UserError(f"{path}: cannot be read ({error}); {AGAIN}") from None
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
@@ -194,7 +265,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # zipfile, zlib and numpy each have their own
-        raise UserError(f"{path}: cannot be read ({error}); delete it and run the same command again") from None
+        raise UserError(f"{path}: cannot be read ({error}); {AGAIN}") from None
 
 
 def _plain(value: Any) -> Any:

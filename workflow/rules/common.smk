@@ -17,7 +17,7 @@ from common.config import RUNTIMES, load, stage_settings
 from common.descriptors_settings import Descriptors, is_sampled
 from common.errors import UserError
 from common.taxoclass_settings import Files
-from common.files import check_whole, contents_digest, read_json, write_json
+from common.files import check_product, contents_digest, read_json, write_json
 from common.source import source_digest
 from taxoclass.models import check as check_model
 from taxoclass.inputs import Texts, read_texts

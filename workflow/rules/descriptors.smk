@@ -218,6 +218,7 @@ rule pass3:
         entered=rules.pass1.output.columns,
         stats=rules.pass1.output.stats,
         manifest=rules.pass0.output.manifest,
+        records=rules.pass1.output.details,
     output:
         details=f"{DESCRIPTORS}/pass3_vif.json",
         columns=f"{DESCRIPTORS}/pass3_columns.txt",
@@ -241,7 +242,8 @@ rule pass3:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
         " --details {input.details:q} --columns {input.columns:q} --matrix {input.matrix:q}"
         " --repaired {input.repaired:q} --entered {input.entered:q} --stats {input.stats:q}"
-        " --manifest {input.manifest:q} --out-details {output.details:q} --out-columns {output.columns:q}"
+        " --manifest {input.manifest:q} --records {input.records:q}"
+        " --out-details {output.details:q} --out-columns {output.columns:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"
 
 
@@ -416,3 +418,6 @@ if workflow.is_main_process:
         ("pass4", rules.pass4.output.details),
     ]:
         checked(check_record, stage, made)
+    for made in rules.descriptors.input:
+        if made.endswith(".json"):
+            checked(check_product, made)
