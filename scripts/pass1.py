@@ -21,6 +21,8 @@ from descriptors.codes import CodeFile, CodesWriter
 from descriptors.scan import STATISTICS, Scanned, scan
 from descriptors.table import Table
 
+SOURCE = {"source": "digest of the input files, which pass 0 has to have seen"}
+
 
 def main() -> None:
     run_stage(
@@ -42,7 +44,8 @@ def main() -> None:
             "out-rows": "npy: content hash of each row",
         },
         work=work,
-        optional=("pieces", "piece-codes", "piece-fine"),
+        values=SOURCE,
+        optional=("pieces", "piece-codes", "piece-fine", *SOURCE),
         several=("pieces", "piece-codes", "piece-fine"),
     )
 
@@ -88,6 +91,8 @@ def sorting(stage: Stage) -> Callable[[np.ndarray, ranks.Workspace], ranks.InOrd
 def source(stage: Stage) -> tuple[dict[str, Any], Table]:
     """What pass 0 found, and the table, checked against it."""
     manifest, table = products.source(stage.paths.manifest)
+    if stage.paths.source not in (None, manifest["input_fingerprint"]):
+        raise UserError(f"{stage.paths.manifest}: was not made from the files of parquet_glob; {files.AGAIN}")
     if table.rows != manifest["n_rows_kept"]:
         raise UserError(
             f"{stage.paths.manifest}: says {manifest['n_rows_kept']} rows, but the files have {table.rows} now; "

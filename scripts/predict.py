@@ -95,7 +95,7 @@ def work(stage: Stage) -> None:
         report(stage, settings, model, words, corpus, predict(np.empty(shape, np.float32)))
         return
     with files.atomic(paths.out_predictions) as temporary:
-        streamed = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        streamed = files.map_npy(temporary, shape)
         predict(streamed)
         streamed.flush()
     report(stage, settings, model, words, corpus, np.load(paths.out_predictions, mmap_mode="r"))

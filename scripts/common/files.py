@@ -165,6 +165,15 @@ def write_npz(path: str | Path, **arrays: Any) -> None:
         np.savez(handle, allow_pickle=False, **arrays)
 
 
+def map_npy(path: str | Path, shape: tuple[int, ...]) -> np.memmap:
+    """A new float32 array in a file, to be written in place; its room on the disk is taken at once."""
+    with writing(path):
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        with open(path, "rb+") as handle:  # a hole in the file would end the program where the disk is full
+            os.posix_fallocate(handle.fileno(), 0, os.path.getsize(path))
+        return array
+
+
 def check_space(path: str | Path, n_bytes: int) -> None:
     """Refuse before the work, not after it, what the disk below ``path`` has no room for."""
     folder = Path(path).absolute().parent
@@ -235,11 +244,20 @@ def contents_digest(paths: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
 
 
-def check_chain(*paths: str | Path) -> None:
-    """UserError unless each JSON product was made from the one before it."""
+def check_chain(*paths: str | Path, resumed: bool = False) -> None:
+    """UserError unless each JSON product was made from the one before it.
+
+    ``resumed``: before a run, where one may be missing, or older than what it will be made from again.
+    """
     for earlier, later in itertools.pairwise(paths):
+        if resumed and not (os.path.exists(earlier) and os.path.getmtime(earlier) <= _made_at(later)):
+            continue
         if read_json(later).get("made_from") != digest(earlier):
-            raise UserError(f"{later}: was not made from {earlier}; run the passes again, from the earlier one on")
+            raise UserError(f"{later}: was not made from {earlier}; {AGAIN}")
+
+
+def _made_at(path: str | Path) -> float:
+    return os.path.getmtime(path) if os.path.exists(path) else -math.inf
 
 
 def read_lines(path: str | Path) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import write_table
 from faults.harness import RECORD, Pipeline, Recorder, copy_workflow
@@ -19,6 +20,15 @@ WINGS = {
     "taxoclass": {},
     "taxoclass, in shards": {"similarity_shards": 2},
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As the jobs have: the sums of more threads are rounded otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ class Pipeline:
     @classmethod
     def finish(cls, folder: Path, dry_runs: DryRuns, capture: pytest.CaptureFixture[str]) -> Pipeline:
         said = dry_runs(folder, *MACHINE, "--dry-run", "--printshellcmds", "--forceall")
-        assert said.returncode == 0, said.stderr
+        assert said.returncode == 0, said.stdout + said.stderr
         pipeline = cls(folder, {job: command[:-3] for job, command in jobs_of(said.stdout).items()})
         assert pipeline.run_from(0, capture) is None
         return pipeline
@@ -75,9 +75,9 @@ class Pipeline:
         shutil.copytree(self.folder, folder)
         return Pipeline(folder, self.commands)
 
-    def outputs(self, job: str) -> list[Path]:
+    def outputs(self, job: str, like: str = "--out-") -> list[Path]:
         given = itertools.pairwise(self.commands[job])
-        return [self.folder / value for flag, value in given if flag.startswith("--out-")]
+        return [self.folder / value for flag, value in given if flag.startswith(like)]
 
     def products(self) -> dict[Path, str]:
         """All of them with the job that makes them; a path that is in two command lines belongs to the first."""
@@ -97,6 +97,8 @@ class Pipeline:
                 for path in self.products():
                     if path.suffix == ".json":
                         files.check_product(path.relative_to(self.folder))
+                details = [path for job in self.jobs if job != "predict" for path in self.outputs(job, "--out-details")]
+                files.check_chain(*(path.relative_to(self.folder) for path in details), resumed=True)
             except UserError as error:
                 return str(error)
         return None
@@ -172,7 +174,7 @@ def do_damage(path: Path, kind: str, other: Path, neighbours: list[Path], rng: r
     elif kind == "of another run":
         shutil.copy(other, path)
     elif kind == "of a neighbour":
-        shutil.copy(rng.choice(neighbours or [path]), path)
+        shutil.copy(rng.choice(neighbours), path)
     else:
         remove(path)
         if kind == "replaced by a folder":
@@ -195,8 +197,8 @@ def inject(
         pipeline = finished.copy(scratch / str(number))
         products = pipeline.products()
         target = rng.choice([path for path in products if path.suffix != ".png" and path.exists()])
-        kind = rng.choice(DAMAGES)
         same = [path for path in products if path.suffix == target.suffix and path != target and path.exists()]
+        kind = rng.choice(DAMAGES if same else DAMAGES[:-1])
         what = do_damage(target, kind, other.folder / target.relative_to(pipeline.folder), same, rng)
         after = pipeline.jobs.index(products[target]) + 1
         first = rng.choice([*range(after, len(pipeline.jobs)), None])

@@ -10,6 +10,7 @@ PIECES = f"{DESCRIPTORS}/shards"
 PAIRS_APART = config["descriptors"]["missing"] == "pairwise" and config["descriptors"]["prescreen"] == "none"
 COLUMN_KEYS = ("n_metadata", "metadata_columns", "exclude_columns")
 FILES = checked(find_files, config["descriptors"]["parquet_glob"])
+SOURCE_FILES = checked(files_digest, config["descriptors"]["parquet_glob"])
 
 if workflow.is_main_process:
     # here and not in a job, because a job that fails loses its earlier outputs
@@ -38,7 +39,7 @@ rule pass0:
         machine=MACHINE,
     params:
         settings=settings("pass0"),
-        source=checked(files_digest, config["descriptors"]["parquet_glob"]),
+        source=SOURCE_FILES,
         code=code("pass0"),
         script=SCRIPTS / "pass0.py",
         sample=f"--out-sample {shlex.quote(DESCRIPTORS)}/sampled_data.parquet" if SAMPLED else "",
@@ -72,12 +73,14 @@ rule pass1_shard:
         machine=MACHINE,
     params:
         settings=settings("pass1"),
+        source=SOURCE_FILES,
         code=code("pass1_shard"),
         script=SCRIPTS / "pass1_shard.py",
         provenance=f"{DESCRIPTORS}/provenance/pass1_{{shard}}.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
         " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --shard {wildcards.shard} --manifest {input.manifest:q}"
+        " --source {params.source}"
         " --out-piece {output.piece:q} --out-codes {output.codes:q} --out-fine {output.fine:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"
 
@@ -113,6 +116,7 @@ rule pass1:
         machine=MACHINE,
     params:
         settings=settings("pass1"),
+        source=SOURCE_FILES,
         code=code("pass1"),
         script=SCRIPTS / "pass1.py",
         pieces=flags(**{"pieces": "pieces", "piece-codes": "codes", "piece-fine": "fine"}),
@@ -120,6 +124,7 @@ rule pass1:
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
         " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --manifest {input.manifest:q} {params.pieces}"
+        " --source {params.source}"
         " --out-details {output.details:q} --out-columns {output.columns:q} --out-stats {output.stats:q}"
         " --out-codes {output.codes:q} --out-fine {output.fine:q} --out-ecdf {output.ecdf:q} --out-rows {output.rows:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"
@@ -418,6 +423,5 @@ if workflow.is_main_process:
         ("pass4", rules.pass4.output.details),
     ]:
         checked(check_record, stage, made)
-    for made in rules.descriptors.input:
-        if made.endswith(".json"):
-            checked(check_product, made)
+    PASSES = [rules.pass1, rules.pass2, rules.pass3, rules.pass4]
+    checked(check_results, rules.descriptors.input, [each.output.details for each in PASSES])

@@ -363,6 +363,6 @@ if workflow.is_main_process:
         ("predict", rules.predict.output.details),
     ]:
         checked(check_record, stage, made)
-    for made in rules.taxoclass.input:
-        if made.endswith(".json"):
-            checked(check_product, made)
+    STAGES = [rules.check_corpus, rules.similarity, rules.core_classes]
+    MODELS = [model_of(iteration, "details") for iteration in range(ITERATIONS + 1)]
+    checked(check_results, rules.taxoclass.input, [*(each.output.details for each in STAGES), *MODELS])
