@@ -1,11 +1,11 @@
-# make demo | test | lint | format | generate | bench | bench-gpu | study | clean
+# make demo | test | test-faults | lint | format | generate | bench | bench-gpu | study | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # one thread a worker: the tests run side by side
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() or 1, 8))")
 
-.PHONY: demo test lint format generate bench bench-gpu study clean
+.PHONY: demo test test-faults lint format generate bench bench-gpu study clean
 
 # set-up: the pins of envs/, again when they change; torch by itself, before those that need it
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
@@ -35,6 +35,11 @@ demo: $(VENV)/.done
 
 test: $(VENV)/.done
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup
+
+# faults injected at seeded places, for many minutes; FAULTS_SEED=1 for others. Writes docs/reliability.*
+test-faults: $(VENV)/.done
+	FAULTS_RECORD=docs/reliability.json OMP_NUM_THREADS=1 $(BIN)/pytest -m faults tests/faults
+	$(BIN)/python tests/faults/table.py
 
 lint: $(VENV)/.done
 	$(BIN)/ruff check .

@@ -26,6 +26,7 @@ from common.errors import UserError
 SCHEMA_VERSION = 2
 CHECKSUM = ' "checksum": "'  # of the text before it, the last thing in a JSON product
 RECORD = "written_with"
+NAME = "written_as"
 LARGE = 2**24
 READ = 2**22  # bytes hashed at once
 SPARE = 64 * 2**20  # bytes that a write leaves free beside its own
@@ -71,8 +72,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """JSON with a schema version first and a checksum last; non-finite numbers become strings that float() reads."""
-    text = json.dumps({"schema_version": SCHEMA_VERSION, **_plain(content)}, indent=1, allow_nan=False)
+    """JSON with a schema version and its own name first and a checksum last.
+
+    Non-finite numbers become strings that float() reads.
+    """
+    head = {"schema_version": SCHEMA_VERSION, NAME: Path(path).name}
+    text = json.dumps({**head, **_plain(content), **head}, indent=1, allow_nan=False)
     write_text(path, _sealed(text.removesuffix("\n}") + ",\n"))
 
 
@@ -100,8 +105,10 @@ def checksum(path: str | Path) -> dict[str, Any]:
 
 def recorded(path: str | Path) -> dict[str, dict[str, Any]]:
     """By absolute path, what a JSON product tells of those that were written with it."""
-    folder = os.path.dirname(os.path.abspath(path))
-    return {os.path.normpath(os.path.join(folder, name)): entry for name, entry in read_json(path)[RECORD].items()}
+    folder, content = os.path.dirname(os.path.abspath(path)), read_json(path)
+    if RECORD not in content:
+        raise UserError(f"{path}: has no checksums of other files; give the JSON that was written with them")
+    return {os.path.normpath(os.path.join(folder, name)): entry for name, entry in content[RECORD].items()}
 
 
 def is_record(path: str | Path) -> bool:
@@ -207,7 +214,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
     Raises
     ------
-    UserError : unreadable, of another version, or not what was written.
+    UserError : unreadable, of another version, not what was written, or another file by its name.
     """
     try:
         text = Path(path).read_bytes().decode()
@@ -219,6 +226,9 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: schema_version is {found}, not {SCHEMA_VERSION}; {AGAIN}")
     if text != _sealed(text.rpartition(CHECKSUM)[0]):
         raise damaged(path)
+    name = content.pop(NAME)
+    if name != Path(path).name:
+        raise UserError(f"{path}: was written as {name}; {AGAIN}")
     del content["checksum"]
     return content
 

@@ -28,6 +28,8 @@ from tiny_taxoclass import MACHINE, DryRuns, Outcome, call, inside, jobs_of
 SEED = int(os.environ.get("FAULTS_SEED", "0"))
 RECORD = os.environ.get("FAULTS_RECORD")
 DAMAGES = ("bit flipped", "cut short", "emptied", "removed", "replaced by a folder", "of another run", "of a neighbour")
+# not looked at where no job reads them: no results, or read column by column
+UNSEEN = ("pass0_sampling.json", "pass1_codes.npy", "pass1_codes_fine.npy")
 ATTEMPTS = 10  # of the same command, each of which follows the advice of the one before
 
 
@@ -209,16 +211,15 @@ def inject(
         try:
             complaints = pipeline.recover(first, checked, capture)
             found = {path.relative_to(pipeline.folder).as_posix(): path for path in products}
-            wrong = [
-                path
-                for path, content in expected.items()
-                # what nobody looked at may lie there as it is
-                if (complaints or path != name or checked) and found[path].read_bytes() != content
-            ]
+            unread = (
+                {name} if not complaints and (not checked or name.endswith(UNSEEN) or "/shards/" in name) else set()
+            )
+            wrong = [path for path in expected.keys() - unread if found[path].read_bytes() != expected[path]]
             if wrong:
                 yield f"{tale}: differs in the end: {wrong}; {complaints}"
-            outcome = "named, made again" if complaints else "made again" if kind == "removed" else "not read"
-        except (Exception, AssertionError) as error:
+            outcome = "named in one line, then the same bytes" if complaints else "not read, the same results"
+            outcome = "made again, the same bytes" if kind == "removed" and not complaints else outcome
+        except Exception as error:
             yield f"{tale}: {type(error).__name__}: {error}"
             outcome = "FAILED"
         recorder.add("a product", kind, outcome, time.perf_counter() - started)

@@ -50,11 +50,19 @@ def spoil(content: bytes, rng: random.Random, poison: bool) -> bytes:
     return bytes(changed)
 
 
+def without(flag: str, command: list[str]) -> list[str]:
+    """A command line without a flag and its value."""
+    at = command.index(flag) if flag in command else len(command)
+    return command[:at] + command[at + 2 :]
+
+
 @pytest.mark.parametrize("count", [15, pytest.param(300, marks=pytest.mark.faults)])
 @pytest.mark.parametrize("wing", ["descriptors", "taxoclass"])
 def test_spoilt_inputs_are_read_or_refused_in_one_line(wing, count, finished, tmp_path, capfd, recorder):
     whole = finished(wing)
     pipeline, wrong = whole.copy(tmp_path / "run"), []
+    # the rules would compute the digest of the inputs again
+    pipeline.commands = {job: without("--source", command) for job, command in pipeline.commands.items()}
     jobs = pipeline.jobs[: 2 if wing == "descriptors" else 1]
     inputs = sorted(path for path in (pipeline.folder / "data").iterdir() if path.name != "gold.tsv")
     contents = {path: path.read_bytes() for path in inputs}
@@ -95,7 +103,7 @@ def places(tree: Any, path: tuple = ()) -> list[tuple]:
     return [path, *(place for key, value in below for place in places(value, (*path, key)))]
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.sampled_from(sorted(CONFIG)), st.data())
 def test_a_config_with_anything_in_any_place_is_read_or_refused_in_one_line(name, data):
     config = copy.deepcopy(CONFIG[name])

@@ -127,7 +127,8 @@ def test_any_content_becomes_json_that_other_languages_read(tmp_path_factory, tr
     files.write_json(path, tree)
     read = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     assert next(iter(read)) == "schema_version"
-    assert files.read_json(path) | {"checksum": read["checksum"]} == read
+    assert read.pop("written_as") == "tree.json" and read.pop("checksum")
+    assert files.read_json(path) == read
 
 
 def test_numbers_that_are_not_finite_are_strings_that_float_reads(tmp_path):
@@ -433,6 +434,32 @@ def test_before_a_run_large_products_are_compared_by_size_and_small_ones_by_cont
         files.check_product(record)
     made.unlink()
     files.check_product(record)  # one that is not there will be made
+
+
+def test_a_json_under_the_name_of_another_is_refused_and_so_is_one_without_checksums_where_they_are_asked_for(tmp_path):
+    _, record = written(tmp_path)
+    record.rename(tmp_path / "metrics.json")
+    with pytest.raises(UserError, match=r"metrics\.json: was written as record\.json; delete it"):
+        files.read_json(tmp_path / "metrics.json")
+    files.write_json(record, {"x": 1})
+    with pytest.raises(UserError, match=r"record\.json: has no checksums of other files; give"):
+        files.check_inputs([], [str(record)])
+
+
+def test_before_a_run_a_product_of_another_run_is_refused_unless_it_will_be_made_again_anyway(tmp_path):
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    files.check_chain(first, second, resumed=True)
+    files.write_json(first, {"x": 1})
+    files.check_chain(first, second, resumed=True)
+    files.write_json(second, {"made_from": files.digest(first)})
+    files.check_chain(first, second)
+    files.write_json(first, {"x": 2})
+    for path, moment in ((first, 20), (second, 10)):
+        os.utime(path, (moment, moment))
+    files.check_chain(first, second, resumed=True)  # a run that was stopped between the two
+    os.utime(second, (30, 30))
+    with pytest.raises(UserError, match=r"second\.json: was not made from .*first\.json; delete it and run the same"):
+        files.check_chain(first, second, resumed=True)
 
 
 def test_what_a_product_is_known_by_is_what_it_says_and_not_which_files_were_written_with_it(tmp_path):
