@@ -28,7 +28,7 @@ CHECKSUM = ' "checksum": "'  # of the text before it, the last thing in a JSON p
 RECORD = "written_with"
 NAME = "written_as"
 LARGE = 2**24
-READ = 2**22  # bytes hashed at once
+READ = 2**18  # bytes hashed at once, while they are in the cache
 SPARE = 64 * 2**20  # bytes that a write leaves free beside its own
 AGAIN = "delete it and run the same command again"
 
@@ -96,10 +96,10 @@ def write_record(
 
 def checksum(path: str | Path) -> dict[str, Any]:
     """Size and digest of a file's bytes."""
-    content = xxhash.xxh3_128()
-    with open(path, "rb") as handle:
-        while block := handle.read(READ):
-            content.update(block)
+    content, buffer = xxhash.xxh3_128(), memoryview(bytearray(READ))
+    with open(path, "rb", buffering=0) as handle:
+        while count := handle.readinto(buffer):
+            content.update(buffer[:count])
         return {"bytes": handle.tell(), "xxh3": content.hexdigest()}
 
 

@@ -20,6 +20,7 @@ from descriptors import kernels
 from descriptors.ranks import Coded, fine_bits
 
 COPIED = 1 << 22  # numbers copied at once
+HASHED = 1 << 17  # numbers compared with their checksum at once, while they are in the cache
 DIGEST = ">u8"  # of a column in a checksum
 EXACT_ROWS = 200_000  # up to here, sums of products of ranks are exact in one float64 matrix product
 
@@ -206,8 +207,8 @@ class CodeFile:
     def _check(self, column: int) -> None:
         """Compare a column with its checksum; two threads may do so at once."""
         content = xxhash.xxh3_64()
-        for start in range(0, self.shape[1], COPIED):
-            content.update(self._read(column, start, min(start + COPIED, self.shape[1])).data)
+        for start in range(0, self.shape[1], HASHED):
+            content.update(self._read(column, start, min(start + HASHED, self.shape[1])).data)
         if content.intdigest() != self._digests[column]:
             raise files.damaged(self.path)
         self._checked[column] = True

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from conftest import write_table
-from faults.harness import RECORD, Pipeline, Recorder, copy_workflow
+from faults.harness import Pipeline, Recorder, copy_workflow
 from tiny_taxoclass import SETTINGS, DryRuns, save_model, write_data
 
 WINGS = {
@@ -32,11 +32,8 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def recorder():
-    found = Recorder()
-    yield found
-    if RECORD:
-        found.write(RECORD)
+def recorder() -> Recorder:
+    return Recorder()
 
 
 @pytest.fixture(scope="session")

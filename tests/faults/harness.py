@@ -35,7 +35,7 @@ ATTEMPTS = 10  # of the same command, each of which follows the advice of the on
 
 @dataclass
 class Recorder:
-    """What came of each kind of fault; written to ``FAULTS_RECORD`` at the end."""
+    """What came of each kind of fault; written to ``FAULTS_RECORD`` after each."""
 
     cases: dict[tuple[str, str], dict] = field(default_factory=dict)
 
@@ -43,11 +43,13 @@ class Recorder:
         entry = self.cases.setdefault((family, case), {"outcomes": {}, "seconds": []})
         entry["outcomes"][outcome] = entry["outcomes"].get(outcome, 0) + 1
         if seconds is not None:
-            entry["seconds"].append(round(seconds, 3))
+            entry["seconds"].append(round(seconds, 1))
+        if RECORD:
+            self.write(RECORD)
 
     def write(self, path: str) -> None:
         cases = [{"family": family, "case": case, **entry} for (family, case), entry in sorted(self.cases.items())]
-        Path(path).write_text(json.dumps({"seed": SEED, "cases": cases}, indent=1) + "\n")
+        Path(path).write_text(json.dumps({"seed": SEED, "cases": cases}) + "\n")
 
 
 def copy_workflow(folder: Path, config: dict) -> None:

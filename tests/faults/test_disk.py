@@ -29,7 +29,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("count", [3, pytest.param(40, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("count", [3, pytest.param(15, marks=pytest.mark.faults)])
 @pytest.mark.parametrize("wing", ["descriptors", "taxoclass"])
 def test_a_full_disk_is_one_line_and_costs_one_job(
     wing, count, finished, small_disk, tmp_path, capfd, recorder, monkeypatch

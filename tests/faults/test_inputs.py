@@ -56,7 +56,7 @@ def without(flag: str, command: list[str]) -> list[str]:
     return command[:at] + command[at + 2 :]
 
 
-@pytest.mark.parametrize("count", [15, pytest.param(300, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("count", [15, pytest.param(100, marks=pytest.mark.faults)])
 @pytest.mark.parametrize("wing", ["descriptors", "taxoclass"])
 def test_spoilt_inputs_are_read_or_refused_in_one_line(wing, count, finished, tmp_path, capfd, recorder):
     whole = finished(wing)
@@ -121,7 +121,7 @@ def test_a_config_with_anything_in_any_place_is_read_or_refused_in_one_line(name
         assert len(str(error).splitlines()) == 1
 
 
-@pytest.mark.parametrize("count", [3, pytest.param(40, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("count", [3, pytest.param(15, marks=pytest.mark.faults)])
 def test_a_damaged_encoder_is_refused_in_one_line_and_never_run(
     count, finished, tmp_path, capfd, recorder, monkeypatch
 ):

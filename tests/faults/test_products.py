@@ -9,7 +9,7 @@ from faults.harness import inject
 
 # one worker: the runs are made once
 pytestmark = pytest.mark.xdist_group("faults")
-MANY = {"descriptors": 120, "taxoclass": 60}
+MANY = {"descriptors": 40, "taxoclass": 15}
 
 
 @pytest.mark.parametrize("wing", ["descriptors", "taxoclass"])
