@@ -174,11 +174,10 @@ def write_npz(path: str | Path, **arrays: Any) -> None:
 
 def map_npy(path: str | Path, shape: tuple[int, ...]) -> np.memmap:
     """A new float32 array in a file, to be written in place; its room on the disk is taken at once."""
-    with writing(path):
-        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        with open(path, "rb+") as handle:  # a hole in the file would end the program where the disk is full
-            os.posix_fallocate(handle.fileno(), 0, os.path.getsize(path))
-        return array
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    with open(path, "rb+") as handle:  # a hole in the file would end the program where the disk is full
+        os.posix_fallocate(handle.fileno(), 0, os.path.getsize(path))
+    return array
 
 
 def check_space(path: str | Path, n_bytes: int) -> None:

@@ -360,7 +360,7 @@ def scratch_logits(folder: Path, n_documents: int, n_classes: int) -> np.ndarray
     files.check_space(path, 4 * n_documents * n_classes)
     with files.writing(path):
         folder.mkdir(parents=True, exist_ok=True)
-    return files.map_npy(path, (n_documents, n_classes))
+        return files.map_npy(path, (n_documents, n_classes))
 
 
 def _fingerprint(*content: Any) -> str:
