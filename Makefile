@@ -1,4 +1,4 @@
-# make demo | test | test-slurm | lint | format | generate | bench | bench-gpu | study | clean
+# make demo | test | test-slurm | test-faults | lint | format | generate | bench | bench-gpu | study | clean
 PYTHON ?= python3
 KILLS ?= 0
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # one thread a worker: the tests run side by side
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() or 1, 8))")
 
-.PHONY: demo test test-slurm lint format generate bench bench-gpu study clean
+.PHONY: demo test test-slurm test-faults lint format generate bench bench-gpu study clean
 
 # set-up: the pins of envs/, again when they change; torch by itself, before those that need it
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
@@ -45,6 +45,11 @@ test-slurm: $(VENV)/.done
 	@command -v slurmctld munged > /dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null || (apt-get update -qq \
 		&& DEBIAN_FRONTEND=noninteractive apt-get install -qq -y slurmctld slurmd slurm-client munge) > /dev/null 2>&1 || true
 	KILLS=$(KILLS) $(BIN)/pytest -m slurm tests/workflow/test_slurm.py
+
+# faults injected at seeded places, for many minutes; FAULTS_SEED=1 for others. Writes docs/reliability.*
+test-faults: $(VENV)/.done
+	FAULTS_RECORD=docs/reliability.json OMP_NUM_THREADS=1 $(BIN)/pytest -m faults tests/faults
+	$(BIN)/python tests/faults/table.py
 
 lint: $(VENV)/.done
 	$(BIN)/ruff check .

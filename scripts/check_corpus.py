@@ -6,7 +6,6 @@ from collections import Counter
 
 import numpy as np
 
-from common import files
 from common.stage import Stage, run_stage
 from common.taxoclass_settings import CheckCorpus
 from taxoclass import products
@@ -51,7 +50,7 @@ def work(stage: Stage) -> None:
     products.write_corpus(paths.out_corpus, corpus)
     sizes = Counter(corpus.split)
     levels = np.bincount(taxonomy.level)
-    files.write_json(
+    stage.record(
         paths.out_details,
         {
             "parameters": stage.parameters,

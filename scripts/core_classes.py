@@ -48,7 +48,7 @@ def work(stage: Stage) -> None:
     candidates, cores, weights = mine(settings, stored, similarity, corpus.texts, taxonomy)
     products.write_cores(paths.out_cores, candidates, cores, doc_ids, taxonomy, stage.parameters)
     found = mining.report(cores, taxonomy)
-    files.write_json(
+    stage.record(
         paths.out_details,
         {
             "parameters": stage.parameters,

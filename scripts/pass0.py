@@ -62,7 +62,7 @@ def work(stage: Stage) -> None:
             raise UserError("config: descriptors.sample_per_file keeps no row at all; raise it")
         write_sample(table, masks, stage.paths.out_sample, stage.runtime.batch_rows)
         source = [stage.paths.out_sample]
-    files.write_json(
+    stage.record(
         stage.paths.out_manifest,
         {
             "parameters": Pass0.relevant(stage.parameters),

@@ -16,10 +16,15 @@ from common.descriptors_settings import Pass1
 from common.device import open_arrays
 from common.errors import UserError
 from common.stage import Stage, run_stage
-from descriptors import ranks, ranks_on_card
-from descriptors.codes import CodesWriter
+from descriptors import products, ranks, ranks_on_card
+from descriptors.codes import CodeFile, CodesWriter
 from descriptors.scan import STATISTICS, Scanned, scan
-from descriptors.table import Table, open_table, placed
+from descriptors.table import Table
+
+SOURCE = {
+    "source": "digest of the input files, which pass 0 has to have seen",
+    "root": "folder that relative paths of tables start at, if not this one",
+}
 
 
 def main() -> None:
@@ -42,8 +47,8 @@ def main() -> None:
             "out-rows": "npy: content hash of each row",
         },
         work=work,
-        values={"root": "folder that relative paths of tables start at, if not this one"},
-        optional=("pieces", "piece-codes", "piece-fine", "root"),
+        values=SOURCE,
+        optional=("pieces", "piece-codes", "piece-fine", *SOURCE),
         several=("pieces", "piece-codes", "piece-fine"),
     )
 
@@ -88,9 +93,9 @@ def sorting(stage: Stage) -> Callable[[np.ndarray, ranks.Workspace], ranks.InOrd
 
 def source(stage: Stage) -> tuple[dict[str, Any], Table]:
     """What pass 0 found, and the table, checked against it."""
-    manifest = files.read_json(stage.paths.manifest)
-    paths = [placed(path, stage.paths.root) for path in manifest["source"]]
-    table = open_table(paths, 0, manifest["metadata_columns"], manifest["excluded_columns"])
+    manifest, table = products.source(stage.paths.manifest, stage.paths.root)
+    if stage.paths.source not in (None, manifest["input_fingerprint"]):
+        raise UserError(f"{stage.paths.manifest}: was not made from the files of parquet_glob; {files.AGAIN}")
     if table.rows != manifest["n_rows_kept"]:
         raise UserError(
             f"{stage.paths.manifest}: says {manifest['n_rows_kept']} rows, but the files have {table.rows} now; "
@@ -115,10 +120,10 @@ def merged(stage: Stage, table: Table, writer: CodesWriter) -> Scanned:
     pieces = [
         Scanned.read(path, shard_key(stage, shard, shards)) for shard, path in enumerate(stage.paths.pieces, start=1)
     ]
-    for codes, fine in zip(stage.paths.piece_codes, stage.paths.piece_fine, strict=True):
-        writer.append(Path(codes), Path(fine))
+    for piece, *paths in zip(pieces, stage.paths.piece_codes, stage.paths.piece_fine, strict=True):
+        writer.append(*map(CodeFile, paths, piece.checksums))
     writer.close()
-    return Scanned.together(pieces)
+    return Scanned.together(pieces, writer.checksums)
 
 
 def write(stage: Stage, manifest: dict[str, Any], table: Table, scanned: Scanned, columns: list[str]) -> None:
@@ -143,7 +148,7 @@ def write(stage: Stage, manifest: dict[str, Any], table: Table, scanned: Scanned
         for name, reasons, column in zip(table.descriptors, scanned.reasons, scanned.columns, strict=True)
         if reasons
     ]
-    files.write_json(
+    stage.record(
         stage.paths.out_details,
         {
             "parameters": stage.parameters,
@@ -157,6 +162,7 @@ def write(stage: Stage, manifest: dict[str, Any], table: Table, scanned: Scanned
             "removed": [entry["descriptor"] for entry in removed],
             "removed_details": removed,
         },
+        dict(zip((stage.paths.out_codes, stage.paths.out_fine), scanned.checksums, strict=True)),
     )
 
 

@@ -11,7 +11,7 @@ from common.descriptors_settings import Pass1
 from common.stage import Stage, run_stage
 from descriptors.codes import CodesWriter
 from descriptors.scan import scan
-from pass1 import shard_key, sorting, source
+from pass1 import SOURCE, shard_key, sorting, source
 
 
 def main() -> None:
@@ -25,11 +25,8 @@ def main() -> None:
             "out-fine": "npy: places in the cells",
         },
         work=work,
-        values={
-            "shard": "number of the shard, from 1",
-            "root": "folder that relative paths of tables start at, if not this one",
-        },
-        optional=("root",),
+        values={"shard": "number of the shard, from 1"} | SOURCE,
+        optional=tuple(SOURCE),
     )
 
 

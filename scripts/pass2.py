@@ -88,7 +88,8 @@ def work(stage: Stage) -> None:
 
 
 def load(stage: Stage) -> products.Ranked:
-    return products.load(stage.paths.columns, stage.paths.stats, stage.paths.codes, stage.paths.fine, stage.paths.ecdf)
+    paths = stage.paths
+    return products.load(paths.columns, paths.stats, paths.codes, paths.fine, paths.ecdf, paths.details)
 
 
 def correlation(
@@ -183,7 +184,7 @@ def write(
     files.write_npy(stage.paths.out_matrix, matrix)
     files.write_npy(stage.paths.out_repaired, repaired)
     files.write_lines(stage.paths.out_columns, [ranked.names[place] for place in stay])
-    files.write_json(
+    stage.record(
         stage.paths.out_details,
         {
             "parameters": stage.parameters,

@@ -9,7 +9,6 @@ from common.descriptors_settings import Pass3
 from common.errors import UserError
 from common.stage import Stage, run_stage
 from descriptors import pearson, products, vif
-from descriptors.table import open_table, placed
 
 
 def main() -> None:
@@ -64,7 +63,7 @@ def work(stage: Stage) -> None:
         for order, removal in enumerate(removals, start=1)
     ]
     files.write_lines(stage.paths.out_columns, [names[place] for place in stay])
-    files.write_json(
+    stage.record(
         stage.paths.out_details,
         {
             "parameters": stage.parameters,
@@ -111,9 +110,7 @@ def correlations(
 
 def on_values(stage: Stage, names: list[str], stats: dict[str, np.ndarray], missing: str) -> np.ndarray:
     """(P, P) Pearson correlation, from the source files."""
-    manifest = files.read_json(stage.paths.manifest)
-    paths = [placed(path, stage.paths.root) for path in manifest["source"]]
-    table = open_table(paths, 0, manifest["metadata_columns"], manifest["excluded_columns"])
+    _, table = products.source(stage.paths.manifest, stage.paths.root)
     with stage.blas():
         return pearson.correlation(
             lambda: table.blocks(names, stage.runtime.batch_rows, stage.runtime.budget),

@@ -95,7 +95,8 @@ def work(stage: Stage) -> None:
         )
     files.write_npz(stage.paths.out_similarity, fused=similarity.fused, common_rows=similarity.common, **computed)
     files.write_lines(stage.paths.out_columns, final)
-    files.write_json(
+    write_lineage(stage, entering.entered, final, removed)
+    stage.record(
         stage.paths.out_details,
         {
             "parameters": stage.parameters,
@@ -112,7 +113,6 @@ def work(stage: Stage) -> None:
             "removed_details": removed,
         },
     )
-    write_lineage(stage, entering.entered, final, removed)
     stage.log(
         f"{rows:,} rows x {len(names)} columns",
         f"HSIC {settings.hsic_D} + RDC {settings.rdc_d} features, {settings.features}",
@@ -135,9 +135,8 @@ class Entering:
 def load(stage: Stage) -> Entering:
     settings: Pass4 = stage.settings
     files.check_chain(stage.paths.pass1, stage.paths.pass2, stage.paths.pass3)
-    ranked = products.load(
-        stage.paths.entered, stage.paths.stats, stage.paths.codes, stage.paths.fine, stage.paths.ecdf
-    )
+    paths = stage.paths
+    ranked = products.load(paths.entered, paths.stats, paths.codes, paths.fine, paths.ecdf, paths.pass1)
     names = files.read_lines(stage.paths.columns)
     places = products.positions(ranked.names, names, stage.paths.columns)
     stats = {key: values[places] for key, values in ranked.stats.items() if values.ndim}

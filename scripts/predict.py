@@ -95,7 +95,7 @@ def work(stage: Stage) -> None:
         report(stage, settings, model, words, corpus, predict(np.empty(shape, np.float32)))
         return
     with files.atomic(paths.out_predictions) as temporary:
-        streamed = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        streamed = files.map_npy(temporary, shape)
         predict(streamed)
         streamed.flush()
     report(stage, settings, model, words, corpus, np.load(paths.out_predictions, mmap_mode="r"))
@@ -161,7 +161,7 @@ def report(
         bundle.save(paths.out_model, Bundle(model.model, taxonomy, model.encoder, model.settings, own))
     sizes = decoded.labels.sizes
     if paths.out_details:
-        files.write_json(paths.out_details, details(stage, settings, weights, sizes, scores))
+        stage.record(paths.out_details, details(stage, settings, weights, sizes, scores))
     stage.log(
         f"{len(corpus):,} documents",
         f"{sizes.mean():.2f} labels each, {settings.decode}",

@@ -92,7 +92,7 @@ def read_selection(stage: Stage) -> selection.Selection:
     similarity = files.read_npz(paths.similarity)
     return selection.Selection(
         details=[files.read_json(getattr(paths, f"pass{number}")) for number in (1, 2, 3, 4)],
-        ranked=passes.load(paths.columns1, paths.stats, paths.codes, paths.fine, paths.ecdf),
+        ranked=passes.load(paths.columns1, paths.stats, paths.codes, paths.fine, paths.ecdf, paths.pass1),
         matrix=files.read_npy(paths.matrix, mapped=True),
         repaired=files.read_npy(paths.repaired),
         columns=[files.read_lines(getattr(paths, f"columns{number}")) for number in (1, 2, 3, 4)],

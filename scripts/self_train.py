@@ -67,7 +67,7 @@ def pass_through(stage: Stage, before: dict[str, Any]) -> None:
     files.link(stage.paths.model, stage.paths.out_model)
     files.link(stage.paths.labels, stage.paths.out_labels)
     last = before.get("passed_from", before["iteration"])
-    files.write_json(
+    stage.record(
         stage.paths.out_details,
         {
             "parameters": stage.parameters,
@@ -136,7 +136,7 @@ def iterate(stage: Stage, before: dict[str, Any]) -> None:
     )
     bundle.save(paths.out_model, made)
     products.write_label_sets(paths.out_labels, labels, corpus.doc_ids, taxonomy)
-    files.write_json(
+    stage.record(
         paths.out_details,
         {
             "parameters": stage.parameters,

@@ -70,7 +70,7 @@ def work(stage: Stage) -> None:
     }
     products.write_similarity(paths.out_similarity, similarity, *corpus_wide, corpus, taxonomy, meta)
     scored = ~np.isnan(similarity)
-    files.write_json(
+    stage.record(
         paths.out_details,
         {
             "parameters": stage.parameters,

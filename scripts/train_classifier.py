@@ -102,7 +102,7 @@ def work(stage: Stage) -> None:
     )
     bundle.save(paths.out_model, made)
     products.write_label_sets(paths.out_labels, said.labels, corpus.doc_ids, taxonomy)
-    files.write_json(
+    stage.record(
         paths.out_details,
         {
             "parameters": stage.parameters,

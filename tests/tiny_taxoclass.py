@@ -333,6 +333,18 @@ def parts(said: str) -> list[tuple[str, str]]:
     return found
 
 
+def jobs_of(said: str) -> dict[str, list[str]]:
+    """Of a dry run with --printshellcmds: the command of each job, by rule and wildcards, in order."""
+    found = {}
+    for text in re.split(r"^(?=(?:local)?rule )", said, flags=re.M)[1:]:
+        name = re.match(r"(?:local)?rule (\w+):", text)[1]  # type: ignore[index]
+        wildcards = re.search(r"^    wildcards: (.*)$", text, re.M)
+        shell = re.search(r"^Shell command: (python .*)$", text, re.M)  # targets have none
+        if shell:
+            found[f"{name} {wildcards[1]}" if wildcards else name] = shlex.split(shell[1])
+    return found
+
+
 def jobs(said: str) -> list[str]:
     return [job for job, _ in parts(said)]
 

@@ -1,4 +1,8 @@
-"""Files that appear only complete: written beside their place, synced, then moved there."""
+"""Files that appear only complete: written beside their place, synced, then moved there.
+
+The JSON that a stage writes last is the record of its other products: size and checksum of each, and a checksum of
+itself. Whoever reads a product compares it with its record.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +14,26 @@ import json
 import math
 import os
 import shutil
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xxhash
 
 from common.errors import UserError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+CHECKSUM = ' "checksum": "'  # of the text before it, the last thing in a JSON product
+RECORD = "written_with"
+NAME = "written_as"
 LARGE = 2**24
+READ = 2**18  # bytes hashed at once, while they are in the cache
 SPARE = 64 * 2**20  # bytes that a write leaves free beside its own
+AGAIN = "delete it and run the same command again"
 
 
 @contextlib.contextmanager
@@ -50,14 +59,101 @@ def atomic(path: str | Path) -> Iterator[Path]:
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
             os.replace(temporary, path)
+            _sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def write_json(path: str | Path, content: dict[str, Any]) -> None:
-    """JSON with a schema version first; non-finite numbers become the strings that float() reads."""
-    text = json.dumps({"schema_version": SCHEMA_VERSION, **_plain(content)}, indent=1, allow_nan=False)
-    write_text(path, text + "\n")
+def _sync_folder(folder: Path) -> None:
+    """A power failure must not lose the new name; a file system that cannot sync folders does so by itself."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """JSON with a schema version and its own name first and a checksum last.
+
+    Non-finite numbers become strings that float() reads.
+    """
+    head = {"schema_version": SCHEMA_VERSION, NAME: Path(path).name}
+    text = json.dumps({**head, **_plain(content), **head}, indent=1, allow_nan=False)
+    write_text(path, _sealed(text.removesuffix("\n}") + ",\n"))
+
+
+def _sealed(text: str) -> str:
+    return f'{text}{CHECKSUM}{xxhash.xxh3_128_hexdigest(text.encode())}"\n}}\n'
+
+
+def write_record(
+    path: str | Path, content: Mapping[str, Any], made: Iterable[str], known: Mapping[str, Any] | None = None
+) -> None:
+    """``write_json`` with the checksums of the files ``made`` before it; those of some may be ``known``."""
+    folder = os.path.dirname(path) or "."
+    record = {os.path.relpath(each, folder): (known or {}).get(each) or checksum(each) for each in made}
+    write_json(path, {**content, RECORD: record})
+
+
+def checksum(path: str | Path) -> dict[str, Any]:
+    """Size and digest of a file's bytes."""
+    content, buffer = xxhash.xxh3_128(), memoryview(bytearray(READ))
+    with open(path, "rb", buffering=0) as handle:
+        while count := handle.readinto(buffer):
+            content.update(buffer[:count])
+        return {"bytes": handle.tell(), "xxh3": content.hexdigest()}
+
+
+def recorded(path: str | Path) -> dict[str, dict[str, Any]]:
+    """By absolute path, what a JSON product tells of those that were written with it."""
+    folder, content = os.path.dirname(os.path.abspath(path)), read_json(path)
+    if RECORD not in content:
+        raise UserError(f"{path}: has no checksums of other files; give the JSON that was written with them")
+    return {os.path.normpath(os.path.join(folder, name)): entry for name, entry in content[RECORD].items()}
+
+
+def is_record(path: str | Path) -> bool:
+    """Whether a file looks like a product of ``write_record``, whatever its checksum says."""
+    try:
+        return Path(path).suffix == ".json" and f'\n "{RECORD}": {{' in Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+
+
+def check(path: str | Path, entry: Mapping[str, Any]) -> None:
+    """UserError unless a file is the one that was recorded; of one recorded by column the size alone is compared."""
+    try:
+        found = checksum(path) if "xxh3" in entry else {"bytes": os.path.getsize(path)}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {AGAIN}") from None
+    if any(entry[key] != value for key, value in found.items()):
+        raise damaged(path)
+
+
+def check_inputs(paths: Sequence[str], records: Sequence[str] = ()) -> None:
+    """UserError where one of a stage's inputs is not what its record says; ``records``: where to look besides."""
+    written: dict[str, dict[str, Any]] = {}
+    for path in [*records, *filter(is_record, paths)]:
+        written |= recorded(path)
+    for path in paths:
+        entry = written.get(os.path.abspath(path))
+        if entry is not None:
+            check(path, entry)
+
+
+def check_product(path: str | Path) -> None:
+    """UserError where a JSON product, or one recorded in it, is there and damaged: of large ones their size tells."""
+    if not os.path.exists(path):
+        return
+    for each, entry in (recorded(path) if RECORD in read_json(path) else {}).items():
+        if os.path.exists(each):
+            check(os.path.relpath(each), entry if entry["bytes"] <= LARGE else {"bytes": entry["bytes"]})
+
+
+def damaged(path: str | Path) -> UserError:
+    return UserError(f"{path}: is damaged: its content is not what was written; {AGAIN}")
 
 
 def write_lines(path: str | Path, lines: Sequence[str]) -> None:
@@ -77,6 +173,14 @@ def write_npy(path: str | Path, array: np.ndarray) -> None:
 def write_npz(path: str | Path, **arrays: Any) -> None:
     with atomic(path) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, allow_pickle=False, **arrays)
+
+
+def map_npy(path: str | Path, shape: tuple[int, ...]) -> np.memmap:
+    """A new float32 array in a file, to be written in place; its room on the disk is taken at once."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    with open(path, "rb+") as handle:  # a hole in the file would end the program where the disk is full
+        os.posix_fallocate(handle.fileno(), 0, os.path.getsize(path))
+    return array
 
 
 def check_space(path: str | Path, n_bytes: int) -> None:
@@ -108,51 +212,36 @@ def link(source: str | Path, path: str | Path) -> None:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
+    """What ``write_json`` wrote.
+
+    Raises
+    ------
+    UserError : unreadable, of another version, not what was written, or another file by its name.
+    """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete it and run the same command again") from None
+        text = Path(path).read_bytes().decode()
+        content = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {AGAIN}") from None
     found = content.get("schema_version") if isinstance(content, dict) else None
     if found != SCHEMA_VERSION:
-        raise UserError(
-            f"{path}: schema_version is {found}, not {SCHEMA_VERSION}; delete it and run the same command again"
-        )
+        raise UserError(f"{path}: schema_version is {found}, not {SCHEMA_VERSION}; {AGAIN}")
+    if text != _sealed(text.rpartition(CHECKSUM)[0]):
+        raise damaged(path)
+    name = content.pop(NAME)
+    if name != Path(path).name:
+        raise UserError(f"{path}: was written as {name}; {AGAIN}")
+    del content["checksum"]
     return content
 
 
 def digest(path: str | Path) -> str:
-    """Of a file's bytes: what a later product records of an earlier one, to be known as made from it."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    """Of what a JSON product says: what a later product records of it, to be known as made from it.
 
-
-def check_whole(path: str | Path) -> None:
-    """UserError where a product is there but cut short or unreadable, as far as its ends show it."""
-    path = Path(path)
-    if not path.exists():
-        return
-    if path.suffix == ".json":
-        read_json(path)
-        return
-    with open(path, "rb") as handle:
-        start = handle.read(4)
-        handle.seek(max(path.stat().st_size - 4, 0))
-        end = handle.read()
-    whole = {
-        ".npz": lambda: zipfile.is_zipfile(path),
-        ".pt": lambda: zipfile.is_zipfile(path),
-        ".parquet": lambda: start == end == b"PAR1",
-        ".npy": lambda: _is_whole_npy(path),
-    }.get(path.suffix, lambda: end.endswith(b"\n"))
-    if not whole():
-        raise UserError(f"{path}: is damaged; delete it and run the same command again")
-
-
-def _is_whole_npy(path: Path) -> bool:
-    """Whether a .npy file is as long as its header says."""
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False) is not None
-    except (ValueError, OSError, EOFError):
-        return False
+    The checksums of the files beside it are left out: some depend on the order of rows, which changes no result.
+    """
+    content = {key: value for key, value in read_json(path).items() if key != RECORD}
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def contents_digest(paths: Sequence[str], storage: AbstractFileSystem | None = None) -> str:
@@ -170,18 +259,27 @@ def contents_digest(paths: Sequence[str], storage: AbstractFileSystem | None = N
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
 
 
-def check_chain(*paths: str | Path) -> None:
-    """UserError unless each JSON product was made from the one before it."""
+def check_chain(*paths: str | Path, resumed: bool = False) -> None:
+    """UserError unless each JSON product was made from the one before it.
+
+    ``resumed``: before a run, where one may be missing, or older than what it will be made from again.
+    """
     for earlier, later in itertools.pairwise(paths):
+        if resumed and not (os.path.exists(earlier) and os.path.getmtime(earlier) <= _made_at(later)):
+            continue
         if read_json(later).get("made_from") != digest(earlier):
-            raise UserError(f"{later}: was not made from {earlier}; run the passes again, from the earlier one on")
+            raise UserError(f"{later}: was not made from {earlier}; {AGAIN}")
+
+
+def _made_at(path: str | Path) -> float:
+    return os.path.getmtime(path) if os.path.exists(path) else -math.inf
 
 
 def read_lines(path: str | Path) -> list[str]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete it and run the same command again") from None
+        raise UserError(f"{path}: cannot be read ({error}); {AGAIN}") from None
     # an editor may have left out the last line's end
     return text.removesuffix("\n").split("\n") if text else []
 
@@ -192,7 +290,7 @@ def read_npy(path: str | Path, mapped: bool = False) -> np.ndarray:
         large = mapped and os.path.getsize(path) > LARGE
         return np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
     except Exception as error:  # a damaged header may ask for any size, and parse as anything
-        raise UserError(f"{path}: cannot be read ({error}); delete it and run the same command again") from None
+        raise UserError(f"{path}: cannot be read ({error}); {AGAIN}") from None
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
@@ -200,7 +298,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # zipfile, zlib and numpy each have their own
-        raise UserError(f"{path}: cannot be read ({error}); delete it and run the same command again") from None
+        raise UserError(f"{path}: cannot be read ({error}); {AGAIN}") from None
 
 
 def _plain(value: Any) -> Any:

@@ -73,6 +73,16 @@ class Stage:
     def warn(self, message: str) -> None:
         self.log(f"warning: {message}")
 
+    def record(self, path: str, content: dict[str, Any], known: dict[str, Any] | None = None) -> None:
+        """Write the stage's JSON, the last of its products, with the checksums of the others; see ``files``."""
+        outputs = {flag: each for flag, each in vars(self.paths).items() if flag.startswith("out_")}
+        files.write_record(
+            path,
+            content,
+            [each for each in outputs.values() if each not in (None, path) and os.path.exists(each)],
+            known,
+        )
+
     def scratch(self, beside: str | Path) -> Path:
         """An undeclared folder for what a stage may pick up again after an interruption."""
         folder = Path(beside).parent / ".state" / self.name
@@ -132,6 +142,7 @@ def run_stage(
             started=started,
             gpu_memory=arguments.gpu_memory and 10**9 * arguments.gpu_memory,
         )
+        files.check_inputs(_paths(arguments, inputs), arguments.records)
         with threadpool_limits(limits=1):
             work(stage)
         stage.forget()
@@ -155,6 +166,13 @@ def _parser(
         metavar = "PATH" if flag in paths else "VALUE"
         number = "+" if flag in several else None
         data.add_argument(f"--{flag}", required=flag not in optional, nargs=number, metavar=metavar, help=text)
+    data.add_argument(
+        "--records",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="JSON products with the checksums of other inputs",
+    )
     data.add_argument("--provenance", metavar="PATH", help="where to record versions, seconds and peak memory")
     data.add_argument("--code", default="", metavar="DIGEST", help="digest of the source, kept in provenance and state")
     machine = parser.add_argument_group("machine")
@@ -175,6 +193,12 @@ def _parser(
             help=f"{info.description}{default}".replace("%", "%%"),
         )
     return parser
+
+
+def _paths(arguments: argparse.Namespace, inputs: dict[str, str]) -> list[str]:
+    """The input files that were given."""
+    given = [getattr(arguments, flag.replace("-", "_")) for flag in inputs]
+    return [path for each in given if each is not None for path in ([each] if isinstance(each, str) else each)]
 
 
 def _count(least: int) -> Callable[[str], int]:

@@ -7,11 +7,12 @@ ranks, with another 16 bits for the place in it. Passes that need not tell ranks
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import xxhash
 
 from common import files
 from common.errors import UserError
@@ -19,6 +20,8 @@ from descriptors import kernels
 from descriptors.ranks import Coded, fine_bits
 
 COPIED = 1 << 22  # numbers copied at once
+HASHED = 1 << 17  # numbers compared with their checksum at once, while they are in the cache
+DIGEST = ">u8"  # of a column in a checksum
 EXACT_ROWS = 200_000  # up to here, sums of products of ranks are exact in one float64 matrix product
 
 
@@ -148,7 +151,7 @@ class CodesWriter:
         if coded.fine is not None:
             self._fine.write(coded.fine)
 
-    def append(self, cells: Path, fine: Path) -> None:
+    def append(self, cells: CodeFile, fine: CodeFile) -> None:
         """The columns of another pair of files; their tables are not known here."""
         self._cells.append(cells)
         self._fine.append(fine)
@@ -159,11 +162,20 @@ class CodesWriter:
         self._fine.close()
         return np.array(self._levels, np.int64), np.concatenate([np.empty(0, np.uint32), *self._tables])
 
+    @property
+    def checksums(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Of both files, once closed, for ``CodeFile``."""
+        return self._cells.checksum, self._fine.checksum
+
 
 class CodeFile:
-    """Rank codes on disk, a (P, N) .npy file read by row blocks of columns, so that memory stays what is asked for."""
+    """Rank codes on disk, a (P, N) .npy file read by row blocks of columns, so that memory stays what is asked for.
 
-    def __init__(self, path: str | Path) -> None:
+    ``checksum`` is what ``CodeWriter`` told of it; each column is compared with it once, before it is first read.
+    """
+
+    def __init__(self, path: str | Path, checksum: Mapping[str, Any] | None = None) -> None:
+        self.path = path
         try:
             self._handle = open(path, "rb", buffering=0)  # noqa: SIM115 (lives as long as the object)
             version = np.lib.format.read_magic(self._handle)
@@ -172,16 +184,36 @@ class CodeFile:
             )
             shape, fortran, self.dtype = read_header(self._handle)
             self._offset = self._handle.tell()
+            header = os.pread(self._handle.fileno(), self._offset, 0)
             size = os.fstat(self._handle.fileno()).st_size
         except Exception as error:  # a damaged header may parse as anything
-            raise UserError(f"{path}: cannot be read ({error}); delete it and run pass1 again") from None
+            raise UserError(f"{path}: cannot be read ({error}); {files.AGAIN}") from None
         whole = len(shape) == 2 and self.dtype.kind == "u" and not fortran
         if not whole or size != self._offset + shape[0] * shape[1] * self.dtype.itemsize:
-            raise UserError(f"{path}: damaged (its size does not fit its header); delete it and run pass1 again")
+            raise UserError(f"{path}: is damaged (its size does not fit its header); {files.AGAIN}")
         self.shape: tuple[int, int] = (int(shape[0]), int(shape[1]))
+        self._checked = np.full(self.shape[0], checksum is None)
+        if checksum is not None:
+            known, *self._digests = _digests(checksum)
+            if known != _of_bytes(header) or len(self._digests) != self.shape[0]:
+                raise files.damaged(path)
 
     def row(self, column: int, start: int, stop: int) -> np.ndarray:
         """(stop - start,) numbers of one column."""
+        if not self._checked[column]:
+            self._check(column)
+        return self._read(column, start, stop)
+
+    def _check(self, column: int) -> None:
+        """Compare a column with its checksum; two threads may do so at once."""
+        content = xxhash.xxh3_64()
+        for start in range(0, self.shape[1], HASHED):
+            content.update(self._read(column, start, min(start + HASHED, self.shape[1])).data)
+        if content.intdigest() != self._digests[column]:
+            raise files.damaged(self.path)
+        self._checked[column] = True
+
+    def _read(self, column: int, start: int, stop: int) -> np.ndarray:
         block = np.empty(stop - start, self.dtype)
         at = self._offset + (column * self.shape[1] + start) * self.dtype.itemsize
         view = block.view(np.uint8).data
@@ -189,7 +221,7 @@ class CodeFile:
         while view:
             count = os.preadv(self._handle.fileno(), [view], at)
             if count == 0:
-                raise UserError(f"{self._handle.name}: ended early; delete it and run pass1 again")
+                raise UserError(f"{self.path}: ended early; {files.AGAIN}")
             view, at = view[count:], at + count
         return block
 
@@ -198,7 +230,8 @@ class CodeWriter:
     """Writes 16-bit numbers column by column, when the number of columns is known only at the end."""
 
     def __init__(self, path: Path, n_rows: int) -> None:
-        self._path, self._n_rows, self._count = path, n_rows, 0
+        self._path, self._n_rows = path, n_rows
+        self._digests: list[int] = []  # of the columns
         with files.writing(path):
             self._handle = open(path, "w+b")  # noqa: SIM115 (lives until close)
             self._offset = self._header()
@@ -207,28 +240,46 @@ class CodeWriter:
         # NumPy pads the header so that the first axis may grow in place
         self._handle.seek(0)
         np.lib.format.write_array_header_1_0(
-            self._handle, {"shape": (self._count, self._n_rows), "fortran_order": False, "descr": "<u2"}
+            self._handle, {"shape": (len(self._digests), self._n_rows), "fortran_order": False, "descr": "<u2"}
         )
         return self._handle.tell()
 
     def write(self, numbers: np.ndarray) -> None:
-        with files.writing(self._path):
-            self._handle.write(np.ascontiguousarray(numbers, np.uint16).data)
-            self._count += 1
+        self._append([np.ascontiguousarray(numbers, np.uint16)])
 
-    def append(self, path: Path) -> None:
+    def append(self, other: CodeFile) -> None:
         """All columns of another such file."""
-        other = CodeFile(path)
         if other.shape[1] != self._n_rows or other.dtype != np.uint16:
-            raise UserError(f"{path}: does not belong to a table of {self._n_rows} rows; delete it and run pass1 again")
+            raise UserError(f"{other.path}: does not belong to a table of {self._n_rows} rows; {files.AGAIN}")
         for column in range(other.shape[0]):
-            for start in range(0, self._n_rows, COPIED):
-                with files.writing(self._path):
-                    self._handle.write(other.row(column, start, min(start + COPIED, self._n_rows)).data)
-        self._count += other.shape[0]
+            starts = range(0, self._n_rows, COPIED)
+            self._append(other.row(column, start, min(start + COPIED, self._n_rows)) for start in starts)
+
+    def _append(self, blocks: Iterable[np.ndarray]) -> None:
+        """A column."""
+        content = xxhash.xxh3_64()
+        for block in blocks:
+            content.update(block.data)
+            with files.writing(self._path):
+                self._handle.write(block.data)
+        self._digests.append(content.intdigest())
 
     def close(self) -> None:
         with files.writing(self._path):
             if self._header() != self._offset:
                 raise AssertionError("the header of the code file changed its length")
+            self._handle.seek(0)
+            header = self._handle.read(self._offset)
+            size = self._handle.seek(0, os.SEEK_END)
             self._handle.close()
+        digests = np.array([_of_bytes(header), *self._digests], DIGEST)
+        self.checksum = {"bytes": size, "xxh3_by_column": digests.tobytes().hex()}
+
+
+def _of_bytes(content: bytes) -> int:
+    return xxhash.xxh3_64_intdigest(content)
+
+
+def _digests(checksum: Mapping[str, Any]) -> list[int]:
+    """Of the header, and of each column."""
+    return np.frombuffer(bytes.fromhex(checksum["xxh3_by_column"]), DIGEST).tolist()

@@ -1,15 +1,18 @@
-"""What pass 1 leaves for the later passes, checked for belonging together."""
+"""What passes 0 and 1 leave for the later passes, checked for belonging together."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from common import files
 from common.errors import UserError
 from descriptors.codes import CodeFile, RankCodes
+from descriptors.table import Table, open_table, placed
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,28 @@ class Ranked:
         return self.codes.shape[1]
 
 
-def load(columns_path: str, stats_path: str, codes_path: str, fine_path: str, ecdf_path: str) -> Ranked:
+def source(manifest_path: str, root: str | None = None) -> tuple[dict[str, Any], Table]:
+    """What pass 0 found, and the table that it left to be read; its relative paths start at ``root``.
+
+    Raises
+    ------
+    UserError : a file that is unreadable, or a sample that is not what was written.
+    """
+    manifest = files.read_json(manifest_path)
+    paths = [placed(path, root) for path in manifest["source"]]
+    if manifest["sampled"]:
+        files.check_inputs(paths, [manifest_path])
+    return manifest, open_table(paths, 0, manifest["metadata_columns"], manifest["excluded_columns"])
+
+
+def load(
+    columns_path: str, stats_path: str, codes_path: str, fine_path: str, ecdf_path: str, details_path: str
+) -> Ranked:
     """Read pass 1's products; UserError where they do not belong together."""
     names, stats = files.read_lines(columns_path), files.read_npz(stats_path)
-    cells, fine, ecdf = CodeFile(codes_path), CodeFile(fine_path), files.read_npy(ecdf_path, mapped=True)
+    checksums = files.recorded(details_path)
+    cells, fine = (CodeFile(path, checksums.get(os.path.abspath(path))) for path in (codes_path, fine_path))
+    ecdf = files.read_npy(ecdf_path, mapped=True)
     if not len(names) == int(stats["count"]) == cells.shape[0] or int(stats["n_total"]) != cells.shape[1]:
         raise UserError(
             f"{codes_path}: {cells.shape[0]} columns x {cells.shape[1]} rows do not belong to {columns_path} "

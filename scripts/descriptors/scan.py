@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, local
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -41,6 +41,7 @@ class Scanned:
         same rows have the same pattern.
     levels, ecdf : of those that stay, as in :class:`descriptors.codes.RankCodes`.
     content : (N,) uint64, these columns' summand of every row's content hash.
+    checksums : of the two files of their codes.
     """
 
     columns: list[Column]
@@ -49,6 +50,7 @@ class Scanned:
     levels: np.ndarray
     ecdf: np.ndarray
     content: np.ndarray
+    checksums: tuple[dict[str, Any], dict[str, Any]]
 
     @property
     def input_fingerprint(self) -> str:
@@ -61,7 +63,8 @@ class Scanned:
 
     def write(self, path: Path, key: str) -> None:
         """``key`` is what it was made from."""
-        told = json.dumps([[dataclasses.asdict(column) for column in self.columns], self.reasons, self.patterns])
+        columns = [dataclasses.asdict(column) for column in self.columns]
+        told = json.dumps([columns, self.reasons, self.patterns, self.checksums])
         arrays = {"levels": self.levels, "ecdf": self.ecdf, "content": self.content}
         files.write_npz(path, key=np.array(key), told=np.array(told), **arrays)
 
@@ -72,14 +75,16 @@ class Scanned:
         try:
             if str(saved["key"]) != key:
                 raise ValueError
-            columns, reasons, patterns = json.loads(str(saved["told"]))
+            columns, reasons, patterns, checksums = json.loads(str(saved["told"]))
             found = [Column(**column) for column in columns]
-            return cls(found, reasons, patterns, saved["levels"], saved["ecdf"], saved["content"])
+            arrays = saved["levels"], saved["ecdf"], saved["content"]
+            return cls(found, reasons, patterns, *arrays, checksums)
         except (KeyError, ValueError, TypeError):
             raise UserError(f"{path}: is not this piece of pass1; delete it and run the same command again") from None
 
     @classmethod
-    def together(cls, pieces: Sequence[Scanned]) -> Scanned:
+    def together(cls, pieces: Sequence[Scanned], checksums: tuple[dict[str, Any], dict[str, Any]]) -> Scanned:
+        """``checksums`` : of the files that their codes were copied to."""
         return cls(
             [column for piece in pieces for column in piece.columns],
             [reasons for piece in pieces for reasons in piece.reasons],
@@ -87,6 +92,7 @@ class Scanned:
             np.concatenate([piece.levels for piece in pieces]),
             np.concatenate([piece.ecdf for piece in pieces]),
             np.asarray(sum((piece.content for piece in pieces), np.uint64(0)), np.uint64),
+            checksums,
         )
 
 
@@ -154,6 +160,7 @@ def scan(
         levels,
         ecdf,
         content,
+        writer.checksums,
     )
 
 

@@ -150,6 +150,12 @@ def weights_digest(weights: dict[str, Tensor]) -> str:
     return content.hexdigest()
 
 
+def content_digest(content: dict[str, Any]) -> str:
+    """Digest of tensors, numbers and text in nested dicts and lists."""
+    text = json.dumps(content, default=lambda value: weights_digest({"": value}))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def size_of(tensors: Sequence[Tensor]) -> int:
     """Bytes."""
     return sum(value.numel() * value.element_size() for value in tensors)
@@ -182,11 +188,13 @@ def read_tensors(path: str | Path) -> Any:
                 raise UserError(f"{path}: {_FOREIGN}")
             handle.seek(0)
             return torch.load(handle, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); correct the path") from None
     except pickle.UnpicklingError:
         raise UserError(f"{path}: holds more than tensors and text, and was not run; use a file made here") from None
-    except (RuntimeError, ValueError, EOFError, KeyError) as error:  # the zip reader has its own
+    except Exception as error:  # the zip reader has its own, and a damaged list of contents may ask for anything
         raise UserError(f"{path}: cannot be read ({_line(error)}); it is damaged, make it again") from None
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -24,7 +23,7 @@ from tqdm import tqdm
 from common import files
 from common.errors import UserError
 from common.memory import is_out_of_memory
-from taxoclass.bundle import model_size, read_tensors, weights_digest, write_tensors
+from taxoclass.bundle import content_digest, model_size, read_tensors, weights_digest, write_tensors
 from taxoclass.classifier import Classifier, unwrap, wrap
 from taxoclass.metrics_log import MetricsLog
 from taxoclass.targets import CoreTargets, Targets
@@ -327,8 +326,10 @@ class Checkpoint:
             return None
         try:
             state = read_tensors(self.folder / STATE)
+            if state.pop("sha256") != content_digest(state):
+                raise UserError(f"{self.folder / STATE}: is damaged: its content is not what was written")
             known = {state["fingerprint"]: True, state["but_rates"]: self._stopped()}
-        except (UserError, TypeError, KeyError) as error:
+        except (UserError, TypeError, KeyError, AttributeError) as error:
             self.warn(f"starting anew: {error}")
             known = {}
         if known.get(self.fingerprint):
@@ -345,7 +346,8 @@ class Checkpoint:
 
     def save(self, **state: Any) -> None:
         (self.folder / STOPPED).unlink(missing_ok=True)
-        write_tensors(self.folder / STATE, {"fingerprint": self.fingerprint, "but_rates": self.but_rates, **state})
+        content = {"fingerprint": self.fingerprint, "but_rates": self.but_rates, **state}
+        write_tensors(self.folder / STATE, content | {"sha256": content_digest(content)})
 
     def stop(self, step: int) -> None:
         """Note that the run ended because of non-finite steps."""
@@ -358,10 +360,7 @@ def scratch_logits(folder: Path, n_documents: int, n_classes: int) -> np.ndarray
     files.check_space(path, 4 * n_documents * n_classes)
     with files.writing(path):
         folder.mkdir(parents=True, exist_ok=True)
-        found = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n_documents, n_classes))
-        with open(path, "rb+") as handle:  # a hole in the file would end the program where the disk is full
-            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
-        return found
+        return files.map_npy(path, (n_documents, n_classes))
 
 
 def _fingerprint(*content: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
@@ -77,7 +77,7 @@ def test_a_file_put_together_from_parts_is_that_of_one_writer(tmp_path, monkeypa
     paths = [written(tmp_path / f"{number}.npy", part) for number, part in enumerate(parts)]
     writer = CodeWriter(tmp_path / "together.npy", small.shape[1])
     for path in paths:
-        writer.append(path)
+        writer.append(CodeFile(path))
     writer.close()
     assert (tmp_path / "together.npy").read_bytes() == whole.read_bytes()
 
@@ -87,9 +87,9 @@ def test_a_part_of_another_table_is_refused_by_its_name(tmp_path, kind):
     other = tmp_path / "other.npy"
     np.save(other, CODES[:, :-1] if kind == "rows" else CODES.astype(np.uint32))
     with pytest.raises(
-        UserError, match=r"other\.npy: does not belong to a table of 5000 rows; delete it and run pass1"
+        UserError, match=r"other\.npy: does not belong to a table of 5000 rows; delete it and run the same command"
     ):
-        CodeWriter(tmp_path / "codes.npy", CODES.shape[1]).append(other)
+        CodeWriter(tmp_path / "codes.npy", CODES.shape[1]).append(CodeFile(other))
 
 
 def test_the_number_of_columns_may_have_any_number_of_digits(tmp_path):
@@ -98,7 +98,7 @@ def test_the_number_of_columns_may_have_any_number_of_digits(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["absent", "empty", "header only", "truncated", "longer", "no npy", "floats", "flat"])
-def test_a_damaged_code_file_is_named_and_pass_1_is_to_be_run_again(tmp_path, kind):
+def test_a_damaged_code_file_is_named_and_so_is_the_remedy(tmp_path, kind):
     path = tmp_path / "codes.npy"
     content = written(path).read_bytes()
     if kind == "absent":
@@ -117,9 +117,41 @@ def test_a_damaged_code_file_is_named_and_pass_1_is_to_be_run_again(tmp_path, ki
                 "no npy": b"PAR1" + content,
             }[kind]
         )
-    with pytest.raises(UserError, match=r"codes\.npy: .*; delete it and run pass1 again") as caught:
+    with pytest.raises(UserError, match=r"codes\.npy: .*; delete it and run the same command again") as caught:
         CodeFile(path)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@settings(max_examples=50)
+@given(st.floats(0, 1, exclude_max=True), st.integers(1, 255), st.booleans())
+def test_a_changed_byte_is_noticed_before_its_column_is_used_and_costs_no_other_column(
+    tmp_path_factory, place, flip, in_parts
+):
+    folder = tmp_path_factory.mktemp("x")
+    writer = CodeWriter(folder / "codes.npy", CODES.shape[1])
+    for column in CODES:
+        if in_parts:
+            written(folder / "part.npy", column[None])
+            writer.append(CodeFile(folder / "part.npy"))
+        else:
+            writer.write(column)
+    writer.close()
+    content = bytearray((folder / "codes.npy").read_bytes())
+    at = int(place * len(content))
+    content[at] ^= flip
+    (folder / "codes.npy").write_bytes(content)
+    refused = pytest.raises(UserError, match=r"codes\.npy: .*; delete it and run the same command again")
+    if at < 128:
+        with refused:
+            CodeFile(folder / "codes.npy", writer.checksum)
+        return
+    read = CodeFile(folder / "codes.npy", writer.checksum)
+    for column, expected in enumerate(CODES):
+        if column == (at - 128) // expected.nbytes:
+            with refused:
+                read.row(column, 0, 1)
+        else:
+            assert np.array_equal(read.row(column, 7, 99), expected[7:99])
 
 
 @given(st.integers(0, 127), st.integers(0, 255))
@@ -260,7 +292,7 @@ def test_columns_put_together_from_shards_are_those_of_one_writer(tmp_path):
             for column in table.T[columns]:
                 part.write(ranks.sort(np.ascontiguousarray(column)).encode())
             part.close()
-            writer.append(folder / "codes.npy", folder / "fine.npy")
+            writer.append(CodeFile(folder / "codes.npy"), CodeFile(folder / "fine.npy"))
         writer.close()
     assert (tmp_path / "codes2.npy").read_bytes() == whole.cells.read_bytes()
     assert (tmp_path / "fine2.npy").read_bytes() == whole.fine.read_bytes()
@@ -280,8 +312,9 @@ def product_files(folder: Path, stored: Stored, names: list[str], **changed: obj
     told = {"count": len(stored.levels), "n_total": 500, "n_levels": stored.levels, "n_valid": stored.n_valid}
     files.write_npz(folder / "stats.npz", **told | changed)
     files.write_npy(folder / "ecdf.npy", stored.ecdf)
+    files.write_record(folder / "details.json", {}, [])
     paths = folder / "columns.txt", folder / "stats.npz", stored.cells, stored.fine, folder / "ecdf.npy"
-    return tuple(map(str, paths))
+    return (*map(str, paths), str(folder / "details.json"))
 
 
 @pytest.mark.parametrize("cells", [32, 1 << 16])
@@ -327,7 +360,7 @@ def test_places_and_ranks_of_another_run_are_refused_with_both_files(tmp_path, k
             files.write_npy(paths[4], np.append(stored.ecdf, 1))
         with pytest.raises(UserError) as caught:
             products.load(*paths)
-    assert all(path in str(caught.value) for path in paths[3:]) and paths[1] in str(caught.value)
+    assert all(path in str(caught.value) for path in paths[3:5]) and paths[1] in str(caught.value)
 
 
 def test_positions_are_places_among_the_columns_that_entered():

@@ -58,7 +58,7 @@ def test_the_content_is_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: (events.append("sync"), fsync(handle)))
     monkeypatch.setattr(os, "replace", lambda *paths: (events.append("move"), replace(*paths)))
     files.write_text(tmp_path / "x.txt", "content")
-    assert events == ["sync", "move"]
+    assert events == ["sync", "move", "sync"]  # the file, its name, the folder with the name
 
 
 WRITERS = {
@@ -127,6 +127,7 @@ def test_any_content_becomes_json_that_other_languages_read(tmp_path_factory, tr
     files.write_json(path, tree)
     read = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     assert next(iter(read)) == "schema_version"
+    assert read.pop("written_as") == "tree.json" and read.pop("checksum")
     assert files.read_json(path) == read
 
 
@@ -149,11 +150,11 @@ def test_finite_numbers_survive_json_to_the_bit(tmp_path_factory, value):
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [('{"schema_version": 2}', "2"), ('{"schema_version": "1"}', "1"), ("{}", "None"), ("[1]", "None"), ("3", "None")],
+    [('{"schema_version": 1}', "1"), ('{"schema_version": "2"}', "2"), ("{}", "None"), ("[1]", "None"), ("3", "None")],
 )
 def test_json_of_another_version_is_refused(tmp_path, text, found):
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(UserError, match=rf"x\.json: schema_version is {found}, not 1; delete it"):
+    with pytest.raises(UserError, match=rf"x\.json: schema_version is {found}, not 2; delete it"):
         files.read_json(tmp_path / "x.json")
 
 
@@ -359,19 +360,111 @@ def test_the_digest_of_what_cannot_be_read_names_it(tmp_path, write, obstacle):
     assert message.endswith("; correct the path or its permissions")
 
 
-@pytest.mark.parametrize("name", ["a.npz", "a.npy", "a.json", "a.txt"])
-def test_a_product_is_whole_or_is_refused_with_its_name(tmp_path, name):
-    path = tmp_path / name
-    files.check_whole(path)  # one that is not there is not damaged
-    if name == "a.npz":
-        files.write_npz(path, x=np.arange(100))
-    elif name == "a.npy":
-        files.write_npy(path, np.arange(100))
-    elif name == "a.json":
-        files.write_json(path, {"x": 1})
-    else:
-        files.write_lines(path, ["one", "two"])
-    files.check_whole(path)
-    path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(UserError, match=rf"{name}: .*delete it and run the same command again"):
-        files.check_whole(path)
+# ---- records
+
+
+def written(folder: Path) -> tuple[Path, Path]:
+    """A product, and the record that was written after it."""
+    made, record = folder / "made.npy", folder / "record.json"
+    files.write_npy(made, np.arange(1000))
+    files.write_record(record, {"x": [1, "2"]}, [str(made)])
+    return made, record
+
+
+def damage(path: Path, place: float, flip: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= flip
+    path.write_bytes(content)
+
+
+@given(st.floats(0, 1, exclude_max=True), st.integers(1, 255))
+def test_a_product_with_a_changed_byte_is_refused_with_its_name_and_the_remedy(tmp_path_factory, place, flip):
+    made, record = written(tmp_path_factory.mktemp("x"))
+    files.check_inputs([str(made)], [str(record)])
+    damage(made, place, flip)
+    with pytest.raises(UserError, match=r"made\.npy: is damaged: .*; delete it and run the same command again"):
+        files.check_inputs([str(made)], [str(record)])
+
+
+@given(st.floats(0, 1, exclude_max=True), st.integers(1, 255))
+def test_a_json_with_a_changed_byte_is_refused_with_its_name_and_the_remedy(tmp_path_factory, place, flip):
+    _, record = written(tmp_path_factory.mktemp("x"))
+    damage(record, place, flip)
+    for reader in (files.read_json, files.check_product, lambda path: files.check_inputs([], [path])):
+        with pytest.raises(UserError, match=r"record\.json: .*; delete it and run the same command again"):
+            reader(record)
+
+
+@pytest.mark.parametrize("other", ["absent", "a folder", "shorter", "of another run"])
+def test_a_product_that_is_not_the_recorded_one_is_refused(tmp_path, other):
+    made, record = written(tmp_path)
+    whole = made.read_bytes()
+    made.unlink()
+    if other == "a folder":
+        made.mkdir()
+    elif other == "shorter":
+        made.write_bytes(whole[:-1])
+    elif other == "of another run":
+        files.write_npy(made, np.arange(1, 1001))
+    with pytest.raises(UserError, match=r"made\.npy: .*; delete it and run the same command again"):
+        files.check_inputs([str(made), str(record)])
+
+
+def test_a_record_and_its_products_may_be_moved_together_and_be_asked_for_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    written(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    damage(tmp_path / "b" / "made.npy", 0.5, 1)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="b/made"):
+        files.check_inputs(["b/made.npy"], ["b/record.json"])
+
+
+def test_before_a_run_large_products_are_compared_by_size_and_small_ones_by_content(tmp_path, monkeypatch):
+    made, record = written(tmp_path)
+    files.check_product(tmp_path / "absent.json")
+    files.check_product(record)
+    damage(made, 0.9, 1)
+    with pytest.raises(UserError, match=r"made\.npy: is damaged"):
+        files.check_product(record)
+    monkeypatch.setattr(files, "LARGE", 100)
+    files.check_product(record)
+    made.write_bytes(made.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"made\.npy: is damaged"):
+        files.check_product(record)
+    made.unlink()
+    files.check_product(record)  # one that is not there will be made
+
+
+def test_a_json_under_the_name_of_another_is_refused_and_so_is_one_without_checksums_where_they_are_asked_for(tmp_path):
+    _, record = written(tmp_path)
+    record.rename(tmp_path / "metrics.json")
+    with pytest.raises(UserError, match=r"metrics\.json: was written as record\.json; delete it"):
+        files.read_json(tmp_path / "metrics.json")
+    files.write_json(record, {"x": 1})
+    with pytest.raises(UserError, match=r"record\.json: has no checksums of other files; give"):
+        files.check_inputs([], [str(record)])
+
+
+def test_before_a_run_a_product_of_another_run_is_refused_unless_it_will_be_made_again_anyway(tmp_path):
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    files.check_chain(first, second, resumed=True)
+    files.write_json(first, {"x": 1})
+    files.check_chain(first, second, resumed=True)
+    files.write_json(second, {"made_from": files.digest(first)})
+    files.check_chain(first, second)
+    files.write_json(first, {"x": 2})
+    for path, moment in ((first, 20), (second, 10)):
+        os.utime(path, (moment, moment))
+    files.check_chain(first, second, resumed=True)  # a run that was stopped between the two
+    os.utime(second, (30, 30))
+    with pytest.raises(UserError, match=r"second\.json: was not made from .*first\.json; delete it and run the same"):
+        files.check_chain(first, second, resumed=True)
+
+
+def test_what_a_product_is_known_by_is_what_it_says_and_not_which_files_were_written_with_it(tmp_path):
+    written(tmp_path)
+    files.write_json(tmp_path / "alone.json", {"x": [1, "2"]})
+    files.write_json(tmp_path / "other.json", {"x": [1, "3"]})
+    digests = [files.digest(tmp_path / name) for name in ("record.json", "alone.json", "other.json")]
+    assert digests[0] == digests[1] != digests[2]

@@ -312,9 +312,9 @@ def test_a_corpus_without_one_of_its_columns_is_refused(tmp_path, missing):
 @pytest.mark.parametrize("missing", ["ids", "names", "edges", "descriptions"])
 def test_a_taxonomy_without_one_of_its_parts_is_refused(made, missing):
     path = made("taxonomy")
-    whole = json.loads(Path(path).read_text())
+    whole = files.read_json(path)
     del whole[missing]
-    Path(path).write_text(json.dumps(whole))
+    files.write_json(path, whole)
     message = refusal(products.read_taxonomy, path)
     assert message == "is not a taxonomy of check_corpus; run the stage that makes it again"
 

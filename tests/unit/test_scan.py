@@ -68,8 +68,8 @@ def test_threads_and_memory_change_nothing_but_the_groups_that_are_read(tmp_path
 def test_columns_scanned_apart_are_together_what_they_are_scanned_at_once(tmp_path):
     whole, _, _ = scanned(tmp_path)
     parts = [scanned(tmp_path, NAMES[part])[0] for part in (slice(0, 1), slice(1, 9), slice(9, 17))]
-    assert content(Scanned.together(parts)) == content(whole)
-    assert Scanned.together(parts).input_fingerprint == whole.input_fingerprint
+    assert content(Scanned.together(parts, whole.checksums)) == content(whole)
+    assert Scanned.together(parts, whole.checksums).input_fingerprint == whole.input_fingerprint
 
 
 def test_no_column_is_as_well_a_shard(tmp_path):
@@ -78,7 +78,7 @@ def test_no_column_is_as_well_a_shard(tmp_path):
     assert found.columns == found.reasons == found.patterns == []
     assert (len(found.levels), len(found.ecdf), found.content.any()) == (0, 0, False)
     whole = scanned(tmp_path)[0]
-    assert content(Scanned.together([found, whole, found])) == content(whole)
+    assert content(Scanned.together([found, whole, found], whole.checksums)) == content(whole)
 
 
 def test_what_was_found_comes_back_from_its_file(tmp_path):
@@ -102,7 +102,7 @@ def test_a_damaged_piece_is_refused_in_one_line_with_its_name(tmp_path, damage):
     elif damage == "an array fewer":
         files.write_npz(path, **{name: array for name, array in arrays.items() if name != "ecdf"})
     else:
-        told = "{" if damage == "no JSON" else json.dumps([[{"mean": 1}], [[]], ["x"]])
+        told = "{" if damage == "no JSON" else json.dumps([[{"mean": 1}], [[]], ["x"], [{}, {}]])
         files.write_npz(path, **arrays | {"told": np.array(told)})
     with pytest.raises(UserError, match=r"; delete it and run the same command again$") as caught:
         Scanned.read(path, "key")

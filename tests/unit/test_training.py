@@ -1,6 +1,7 @@
 """Training: what a run learns, what it survives, and that it is a function of its inputs."""
 
 import os
+import random
 import types
 from dataclasses import asdict
 
@@ -479,6 +480,22 @@ def test_a_damaged_state_is_started_anew_with_a_word(tmp_path):
     second, _ = learn(tmp_path, machine=Machine(warn=told.append))
     assert len(told) == 1 and told[0].startswith("starting anew: ")
     assert same(weights(first), weights(second))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_state_with_a_flipped_bit_is_not_gone_on_with(tmp_path, seed):
+    # the reader of the file itself notices one in twenty
+    checkpoint = Checkpoint(tmp_path, [], Optimisation(), print)
+    checkpoint.save(model={"a": torch.arange(1000.0)}, optimiser={"state": {0: {"step": 3}}}, history="[1]")
+    path = tmp_path / training.STATE
+    content = bytearray(path.read_bytes())
+    bit = random.Random(seed).randrange(8 * len(content))
+    content[bit // 8] ^= 1 << bit % 8
+    whole = checkpoint.load()
+    path.write_bytes(content)
+    found = checkpoint.load()
+    if found is not None:  # some bits of the archive mean nothing
+        assert torch.equal(found.pop("model")["a"], whole.pop("model")["a"]) and found == whole
 
 
 def test_the_state_is_replaced_at_once_or_not_at_all(tmp_path, monkeypatch):

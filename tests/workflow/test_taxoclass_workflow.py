@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from common import files
 from conftest import ROOT
 from taxoclass import bundle, products
 from taxoclass.metrics_log import MetricsLog
@@ -482,8 +483,7 @@ def test_a_product_that_was_cut_short_is_told_before_anything_runs(copied, name)
 
 def test_a_model_and_the_record_of_another_are_not_taken_together(copied):
     path = copied.results / "train_classifier.json"
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps(record | {"weights_digest": "0" * 64}))
+    files.write_json(path, files.read_json(path) | {"weights_digest": "0" * 64})
     done = copied.snakemake()
     assert done.returncode == 1
     assert "train_classifier.json: was not written with " in (copied.folder / "logs" / "self_train_1.log").read_text()

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
+from common import files
 from conftest import ROOT, copy_workflow, write_table
 from passes import NAMES, ORDER_FREE, table
 
@@ -236,8 +237,8 @@ def test_results_of_other_settings_without_a_record_are_not_taken_for_these(copi
 
 def test_products_of_different_runs_are_not_mixed(copied, tmp_path):
     copied.configure(spearman_threshold=0.8)
-    other = json.loads((copied.results / "pass2_spearman.json").read_text())
-    (tmp_path / "other.json").write_text(json.dumps(other | {"edges": other["edges"] + 1}))
+    other = files.read_json(copied.results / "pass2_spearman.json")
+    files.write_json(tmp_path / "other.json", other | {"edges": other["edges"] + 1})
     inputs = {
         "columns": "pass3_columns.txt", "entered": "pass1_columns.txt", "stats": "pass1_stats.npz",
         "codes": "pass1_codes.npy", "fine": "pass1_codes_fine.npy", "ecdf": "pass1_ecdf.npy",

@@ -19,7 +19,7 @@ from common.descriptors_settings import Descriptors, is_sampled
 from common.errors import UserError
 from common.taxoclass_settings import Files
 from common.storage import fetched, open_storage
-from common.files import check_whole, contents_digest, read_json, write_json
+from common.files import check_chain, check_product, contents_digest, read_json, write_json
 from common.source import source_digest
 from taxoclass.models import check as check_model
 from taxoclass.inputs import Texts, read_texts
@@ -176,6 +176,16 @@ def check_record(stage, made):
                 f"{known_as}: was made with {key} = {then.get(key)!r}, not {value!r}, and Snakemake has no record of it in "
                 "this folder; choose another results folder, or delete this file"
             )
+
+
+def check_results(products, chain):
+    """Refuse before the start what is damaged, and what was not made from what stands before it in ``chain``."""
+    if STORAGE is not None:  # what is there was put there whole, and is looked at by who fetches it
+        return
+    for made in products:
+        if made.endswith(".json"):
+            check_product(made)
+    check_chain(*chain, resumed=True)
 
 
 onstart:

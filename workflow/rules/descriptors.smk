@@ -10,7 +10,8 @@ PAIRS_APART = config["descriptors"]["missing"] == "pairwise" and config["descrip
 COLUMN_KEYS = ("n_metadata", "metadata_columns", "exclude_columns")
 PATTERN = config["descriptors"]["parquet_glob"]
 FILES = checked(find_files, PATTERN, storage_of(PATTERN))
-# by content, not by time: their digest is a parameter of pass0
+SOURCE_FILES = checked(files_digest, PATTERN, storage_of(PATTERN))
+# by content, not by time: their digest is a parameter
 TABLES = ancient([input_file(path) for path in FILES])
 # what the passes read; a job that shares no files with this one has it fetched
 SAMPLE = ancient([f"{DESCRIPTORS}/sampled_data.parquet"]) if SAMPLED else TABLES
@@ -41,7 +42,7 @@ rule pass0:
         machine=MACHINE,
     params:
         settings=settings("pass0"),
-        source=checked(files_digest, PATTERN, storage_of(PATTERN)),
+        source=SOURCE_FILES,
         root=copies,
         code=code("pass0"),
         script=SCRIPTS / "pass0.py",
@@ -76,6 +77,7 @@ rule pass1_shard:
         machine=MACHINE,
     params:
         settings=settings("pass1"),
+        source=SOURCE_FILES,
         code=code("pass1_shard"),
         script=SCRIPTS / "pass1_shard.py",
         root=copies,
@@ -83,7 +85,7 @@ rule pass1_shard:
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
         " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --shard {wildcards.shard} --manifest {input.manifest:q}"
-        " {params.root}"
+        " {params.root} --source {params.source}"
         " --out-piece {output.piece:q} --out-codes {output.codes:q} --out-fine {output.fine:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"
 
@@ -120,6 +122,7 @@ rule pass1:
         machine=MACHINE,
     params:
         settings=settings("pass1"),
+        source=SOURCE_FILES,
         code=code("pass1"),
         script=SCRIPTS / "pass1.py",
         root=copies,
@@ -127,7 +130,8 @@ rule pass1:
         provenance=f"{DESCRIPTORS}/provenance/pass1.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
-        " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --manifest {input.manifest:q} {params.pieces} {params.root}"
+        " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --manifest {input.manifest:q} {params.pieces}"
+        " {params.root} --source {params.source}"
         " --out-details {output.details:q} --out-columns {output.columns:q} --out-stats {output.stats:q}"
         " --out-codes {output.codes:q} --out-fine {output.fine:q} --out-ecdf {output.ecdf:q} --out-rows {output.rows:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"
@@ -227,6 +231,7 @@ rule pass3:
         entered=rules.pass1.output.columns,
         stats=rules.pass1.output.stats,
         manifest=rules.pass0.output.manifest,
+        records=rules.pass1.output.details,
     output:
         details=f"{DESCRIPTORS}/pass3_vif.json",
         columns=f"{DESCRIPTORS}/pass3_columns.txt",
@@ -251,7 +256,8 @@ rule pass3:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
         " --details {input.details:q} --columns {input.columns:q} --matrix {input.matrix:q}"
         " --repaired {input.repaired:q} --entered {input.entered:q} --stats {input.stats:q}"
-        " --manifest {input.manifest:q} {params.root} --out-details {output.details:q} --out-columns {output.columns:q}"
+        " --manifest {input.manifest:q} {params.root} --records {input.records:q}"
+        " --out-details {output.details:q} --out-columns {output.columns:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"
 
 
@@ -430,3 +436,5 @@ if workflow.is_main_process:
         ("pass4", rules.pass4.output.details),
     ]:
         checked(check_record, stage, made)
+    PASSES = [rules.pass1, rules.pass2, rules.pass3, rules.pass4]
+    checked(check_results, rules.descriptors.input, [each.output.details for each in PASSES])

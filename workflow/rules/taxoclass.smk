@@ -142,6 +142,7 @@ rule core_classes:
         taxonomy=rules.check_corpus.output.taxonomy,
         corpus=ancient(rules.check_corpus.output.corpus),
         similarity=ancient(rules.similarity.output.similarity),
+        records=rules.check_corpus.output.details,
     output:
         cores=f"{TAXOCLASS}/core_classes.npz",
         details=f"{TAXOCLASS}/core_classes.json",
@@ -165,7 +166,7 @@ rule core_classes:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code}"
         " --taxonomy {input.taxonomy:q} --corpus {input.corpus:q} --similarity {input.similarity:q}"
         " --details {input.details:q} --out-cores {output.cores:q} --out-details {output.details:q}"
-        " --provenance {params.provenance:q} > {log:q} 2>&1"
+        " --records {input.records:q} --provenance {params.provenance:q} > {log:q} 2>&1"
 
 
 rule train_classifier:
@@ -175,6 +176,7 @@ rule train_classifier:
         taxonomy=rules.check_corpus.output.taxonomy,
         corpus=ancient(rules.check_corpus.output.corpus),
         cores=ancient(rules.core_classes.output.cores),
+        records=rules.check_corpus.output.details,
     output:
         model=f"{TAXOCLASS}/best_model.pt",
         labels=f"{TAXOCLASS}/best_model_labels.npz",
@@ -204,7 +206,7 @@ rule train_classifier:
         " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --taxonomy {input.taxonomy:q} --corpus {input.corpus:q} --cores {input.cores:q}"
         " --details {input.details:q} --cache {params.cache:q} --metrics {params.metrics:q}"
         " --out-model {output.model:q} --out-labels {output.labels:q} --out-details {output.details:q}"
-        " --provenance {params.provenance:q} > {log:q} 2>&1"
+        " --records {input.records:q} --provenance {params.provenance:q} > {log:q} 2>&1"
 
 
 rule self_train:
@@ -216,6 +218,7 @@ rule self_train:
         cores=ancient(rules.core_classes.output.cores),
         model=ancient(before("model")),
         labels=ancient(before("labels")),
+        records=[rules.check_corpus.output.details, rules.core_classes.output.details],
     output:
         model=f"{TAXOCLASS}/self_train/iteration_{{iteration}}/model.pt",
         labels=f"{TAXOCLASS}/self_train/iteration_{{iteration}}/labels.npz",
@@ -246,7 +249,7 @@ rule self_train:
         " --cores {input.cores:q} --model {input.model:q} --labels {input.labels:q} --details {input.details:q}"
         " --cache {params.cache:q} --metrics {params.metrics:q}"
         " --out-model {output.model:q} --out-labels {output.labels:q} --out-details {output.details:q}"
-        " --provenance {params.provenance:q} > {log:q} 2>&1"
+        " --records {input.records:q} --provenance {params.provenance:q} > {log:q} 2>&1"
 
 
 rule predict:
@@ -256,6 +259,7 @@ rule predict:
         taxonomy=rules.check_corpus.output.taxonomy,
         corpus=ancient(rules.check_corpus.output.corpus),
         model=ancient(model_of(ITERATIONS, "model")),
+        records=rules.check_corpus.output.details,
     output:
         predictions=f"{TAXOCLASS}/predictions.npy",
         ids=f"{TAXOCLASS}/prediction_ids.txt",
@@ -289,7 +293,7 @@ rule predict:
         " --split {params.split} --details {input.details:q} --cache {params.cache:q}"
         " --out-predictions {output.predictions:q} --out-ids {output.ids:q} --out-labels {output.labels:q}"
         " --out-submission {output.submission:q} --out-model {output.model:q} --out-details {output.details:q}"
-        " --provenance {params.provenance:q} > {log:q} 2>&1"
+        " --records {input.records:q} --provenance {params.provenance:q} > {log:q} 2>&1"
 
 
 if SETTINGS["gold_labels"] is not None:
@@ -297,7 +301,12 @@ if SETTINGS["gold_labels"] is not None:
     rule evaluate:
         """Compare the labels with gold labels, which no other rule reads."""
         input:
-            details=rules.predict.output.details,
+            records=[
+                rules.check_corpus.output.details,
+                rules.core_classes.output.details,
+                *(model_of(iteration, "details") for iteration in range(ITERATIONS + 1)),
+                rules.predict.output.details,
+            ],
             gold=input_file(SETTINGS["gold_labels"]),
             taxonomy=rules.check_corpus.output.taxonomy,
             corpus=ancient(rules.check_corpus.output.corpus),
@@ -330,7 +339,7 @@ if SETTINGS["gold_labels"] is not None:
             " --gold {input.gold:q} --taxonomy {input.taxonomy:q} --corpus {input.corpus:q} --cores {input.cores:q}"
             " --models {input.models:q} --predictions {input.predictions:q} --ids {input.ids:q}"
             " --labels {input.labels:q} --out-metrics {output.metrics:q}"
-            " --provenance {params.provenance:q} > {log:q} 2>&1"
+            " --records {input.records:q} --provenance {params.provenance:q} > {log:q} 2>&1"
 
 
 rule taxoclass:
@@ -356,5 +365,6 @@ if workflow.is_main_process:
         ("predict", rules.predict.output.details),
     ]:
         checked(check_record, stage, made)
-    for made in rules.taxoclass.input if STORAGE is None else []:  # what is in a storage was put there whole
-        checked(check_whole, made)
+    STAGES = [rules.check_corpus, rules.similarity, rules.core_classes]
+    MODELS = [model_of(iteration, "details") for iteration in range(ITERATIONS + 1)]
+    checked(check_results, rules.taxoclass.input, [*(each.output.details for each in STAGES), *MODELS])
