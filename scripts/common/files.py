@@ -225,7 +225,10 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error}); {AGAIN}") from None
     found = content.get("schema_version") if isinstance(content, dict) else None
     if found != SCHEMA_VERSION:
-        raise UserError(f"{path}: schema_version is {found}, not {SCHEMA_VERSION}; {AGAIN}")
+        raise UserError(
+            f"{path}: schema_version is {found}, not {SCHEMA_VERSION}: of another version of winnow; choose another "
+            "results folder, or delete this one"
+        )
     if text != _sealed(text.rpartition(CHECKSUM)[0]):
         raise damaged(path)
     name = content.pop(NAME)
