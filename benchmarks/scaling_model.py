@@ -11,12 +11,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from scaling_simulation import Job
 from scipy.optimize import nnls
 
+from scaling_simulation import Job
+
 Counts = Mapping[str, float]
-# seconds that threads do not shorten: a start, one writer's copies, what Python does a document
-SERIAL = {"start", "byte merged", "column pair", "text read"}
+# counts whose seconds more threads do not shorten: the code has one reader or writer, or keeps NumPy and torch to one
+SERIAL = {"value read", "byte merged", "column pair", "column cube", "text read", "cosine product"} | {
+    f"{each} cell" for each in ("mined", "trained", "predicted", "surveyed", "labelled")
+}
 
 
 @dataclass(frozen=True)
@@ -58,21 +61,29 @@ class Rates:
         return total
 
 
-def fit(observations: Iterable[Observation]) -> Rates:
-    """Rates of every rule by non-negative least squares of relative errors; counts that explain nothing get 0."""
+def fit(observations: Iterable[Observation], known: Mapping[str, Mapping[str, float]] | None = None) -> Rates:
+    """Rates of every rule by non-negative least squares of relative errors; counts that explain nothing get 0.
+
+    known : by rule, rates that were measured by themselves and are not fitted again.
+    """
     rates, residuals = Rates(), []
     by_rule: dict[str, list[Observation]] = {}
     for each in observations:
         by_rule.setdefault(each.rule, []).append(each)
     for rule, own in by_rule.items():
-        names = ["start", *dict.fromkeys(name for each in own for name in each.counts)]
-        table = np.array([[1.0, *(each.counts.get(name, 0.0) for name in names[1:])] for each in own])
+        given = (known or {}).get(rule, {})
+        counted = dict.fromkeys(["start", *(name for each in own for name in each.counts)])
+        names = [name for name in counted if name not in given]
+        table = np.array([[({"start": 1.0} | dict(each.counts)).get(name, 0.0) for name in names] for each in own])
+        before = np.array([sum(given.get(name, 0.0) * count for name, count in each.counts.items()) for each in own])
         seconds = np.array([each.seconds for each in own])
+        left = np.maximum(seconds - before - given.get("start", 0.0), 0.0)
         scale = np.maximum(table.max(axis=0), 1e-300)
-        found = nnls(table / scale / seconds[:, None], np.ones(len(own)))[0] / scale
-        rates.seconds[rule] = dict(zip(names, found.tolist(), strict=True))
+        found = nnls(table / scale / seconds[:, None], left / seconds)[0] / scale
+        rates.seconds[rule] = dict(given) | dict(zip(names, found.tolist(), strict=True))
         if len(own) > len(names):
-            residuals += np.log(seconds / np.maximum(table @ found, 1e-9)).tolist()
+            fitted = before + given.get("start", 0.0) + table @ found
+            residuals += np.log(seconds / np.maximum(fitted, 1e-9)).tolist()
     rates.spread = float(np.std(residuals)) if residuals else 0.0
     return rates
 
@@ -123,7 +134,8 @@ def blocks(columns: int, shards: int) -> list[tuple[int, int, bool]]:
 
 
 def pass1_counts(rows: int, columns: int) -> dict[str, float]:
-    return {"value": rows * columns, "value x log2 rows": rows * columns * math.log2(max(rows, 2))}
+    values = float(rows) * columns
+    return {"value read": values, "value": values, "value x log2 rows": values * math.log2(max(rows, 2))}
 
 
 def pair_counts(rows: int, left: int, right: int, same: bool, width: int = 1) -> dict[str, float]:
@@ -187,7 +199,7 @@ def descriptor_jobs(table: Table, shards: int, rates: Rates, node: Node, start: 
         last = add("pass2_shard", *pass2(two, two, True), (last,), True, "pass2")
     if table.contradictory:
         # ranks with missing cells at the mean rank, of the columns that stay: one Gram matrix on one node
-        counts = pair_counts(n, three, three, True) | {"ranking": 0.0}
+        counts = pair_counts(n, three, three, True)
         last = add("pass2_shard", counts, code * n * three, (last,), True, "pass2, mean ranks")
     last = add("pass3", {"column cube": three**3}, 8.0 * two**2, (last,), False)
     width, wide = sum(each**2 for each in table.features), sum(table.features)
@@ -212,9 +224,9 @@ def descriptor_jobs(table: Table, shards: int, rates: Rates, node: Node, start: 
 
 @dataclass(frozen=True)
 class Texts:
-    """documents x classes; tokens, text_bytes : of a document; leaves, clustered : classes, clusterings.
+    """documents x classes. tokens, text_bytes : of a document. label_tokens : of a text that stands for a class.
 
-    neighbours, clustered : whether nearest documents, and clusters, are looked for.
+    names : such texts a class. neighbours, clustered : whether nearest documents, and clusters, are looked for.
     """
 
     documents: int
@@ -224,6 +236,7 @@ class Texts:
     leaves: int
     dimension: int = 384
     names: int = 4
+    label_tokens: float = 10.0
     iterations: int = 3
     neighbours: bool = True
     clustered: bool = True
@@ -246,7 +259,7 @@ def score_counts(texts: Texts, documents: float) -> dict[str, float]:
     """A shard of ``similarity``: every shard reads the whole corpus, encodes its own part and multiplies."""
     return {
         "text read": texts.documents,
-        "token": documents * texts.tokens,
+        "token": documents * texts.tokens + texts.classes * texts.names * texts.label_tokens,
         "cosine product": documents * texts.classes * texts.names * texts.dimension,
     }
 
@@ -259,6 +272,11 @@ def whole_counts(texts: Texts) -> dict[str, float]:
     if texts.clustered:
         counts["cluster distance"] = float(texts.documents) * CLUSTERS_A_CLASS * texts.leaves * LLOYD
     return counts
+
+
+def n_labels(texts: Texts) -> float:
+    """Tokens of the class names that stage 3 begins with."""
+    return texts.classes * texts.label_tokens
 
 
 def train_counts(texts: Texts, documents: float, epochs: float, batch: int) -> dict[str, float]:
@@ -282,14 +300,17 @@ def text_jobs(texts: Texts, shards: int, rates: Rates, node: Node, start: int = 
 
     n, corpus, matrix = texts.documents, texts.documents * texts.text_bytes, texts.matrix_bytes
     vectors = 4.0 * n * texts.dimension
+    part = (matrix + 2 * vectors) / shards
     last = add("check_corpus", {"text read": float(n)}, 2 * corpus, (), False)
     made = [
-        add("similarity_shard", score_counts(texts, n / shards), corpus + (matrix + 2 * vectors) / shards, (last,), True)
+        add(
+            "similarity_shard", score_counts(texts, n / shards), corpus + (matrix + 2 * vectors) / shards, (last,), True
+        )
         for _ in range(shards)
     ]
     last = add("similarity", whole_counts(texts), corpus + 2 * matrix + vectors, tuple(made), True)
     last = add("core_classes", {"text read": float(n), "mined cell": texts.cells}, corpus + matrix, (last,), False)
-    counts = train_counts(texts, 0.9 * n / 2, 5, 64)
+    counts = train_counts(texts, 0.9 * n / 2, 5, 64) | {"token": n_labels(texts)}
     last = add("train_classifier", counts, corpus + vectors + 3 * matrix, (last,), True)
     for turn in range(1, texts.iterations + 1):
         counts = train_counts(texts, n, 3, 256) | {"surveyed cell": 2 * texts.cells}
@@ -306,12 +327,11 @@ def sampled_jobs(
     texts: Texts, sample: int, parts: int, shards: int, rates: Rates, node: Node, start: int = 0
 ) -> list[Job]:
     """The way round it: the workflow on a sample, then ``predict.py`` on parts of the corpus, each by itself."""
-    share = sample / texts.documents
     small = Texts(**{**vars(texts), "documents": sample})
     jobs = text_jobs(small, shards, rates, node, start)
     last = start + len(jobs) - 1
     n = texts.documents / parts
     counts = {"text read": n, "token": n * texts.tokens, "labelled cell": n * texts.classes}
     moved = n * (texts.text_bytes + 4.0 * texts.classes)
-    assert share <= 1
-    return [*jobs, *(Job("predict a part", node.wait + rates.of("predict", counts, node), moved, (last,), True) for _ in range(parts))]
+    part = Job("predict a part", node.wait + rates.of("predict", counts, node), moved, (last,), True)
+    return jobs + [part] * parts

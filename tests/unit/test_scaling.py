@@ -14,7 +14,7 @@ from conftest import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))
 
-from scaling_simulation import (  # noqa: E402
+from scaling_simulation import (
     Cluster,
     Job,
     closed_form,
@@ -128,5 +128,3 @@ def test_the_spread_keeps_the_mean_and_is_that_asked_for():
 
 def test_nothing_to_do_takes_no_time():
     assert wall([], Cluster(1)) == closed_form([], Cluster(1)) == least([], Cluster(1)) == 0
-
-
