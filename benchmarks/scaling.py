@@ -415,7 +415,7 @@ def memory() -> list[dict[str, Any]]:
     shards = 136
     held = [
         ("pass1_shard", "one column in work and the rows' hashes, 42 bytes a row", 42 * n),
-        ("pass1", f"the rows' hashes of one of {shards} shards and their sum", 2 * 8 * n),
+        ("pass1", f"the rows' hashes of one of {shards} shards and their sums", 3 * 8 * n),
         ("pass2", "a few matrices of columns x columns", 5 * 8.0 * (SHARES[0] * COLUMNS) ** 2),
         ("pass4_shard", "the rows' hashes and the rows chosen by them", 3 * 8 * n),
         ("check_corpus", "all texts, as Python strings", texts),

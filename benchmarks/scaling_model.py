@@ -303,10 +303,7 @@ def text_jobs(texts: Texts, shards: int, rates: Rates, node: Node, start: int = 
     part = (matrix + 2 * vectors) / shards
     last = add("check_corpus", {"text read": float(n)}, 2 * corpus, (), False)
     made = [
-        add(
-            "similarity_shard", score_counts(texts, n / shards), corpus + (matrix + 2 * vectors) / shards, (last,), True
-        )
-        for _ in range(shards)
+        add("similarity_shard", score_counts(texts, n / shards), corpus + part, (last,), True) for _ in range(shards)
     ]
     last = add("similarity", whole_counts(texts), corpus + 2 * matrix + vectors, tuple(made), True)
     last = add("core_classes", {"text read": float(n), "mined cell": texts.cells}, corpus + matrix, (last,), False)

@@ -26,7 +26,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Cluster:
-    """slots, cards : jobs and GPU jobs side by side. a_node, shared : bytes a second, of one job and of all together."""
+    """slots, cards : jobs and GPU jobs side by side. a_node, shared : bytes a second, of one job and of all of them."""
 
     slots: float
     cards: float = math.inf

@@ -110,13 +110,13 @@ def shard_key(stage: Stage, shard: int, shards: int) -> str:
 def merged(stage: Stage, table: Table, writer: CodesWriter) -> Scanned:
     """The shards put together, in order."""
     shards = len(stage.paths.pieces)
-    pieces = [
+    scanned = Scanned.together(
         Scanned.read(path, shard_key(stage, shard, shards)) for shard, path in enumerate(stage.paths.pieces, start=1)
-    ]
+    )
     for codes, fine in zip(stage.paths.piece_codes, stage.paths.piece_fine, strict=True):
         writer.append(Path(codes), Path(fine))
     writer.close()
-    return Scanned.together(pieces)
+    return scanned
 
 
 def write(stage: Stage, manifest: dict[str, Any], table: Table, scanned: Scanned, columns: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +171,19 @@ def test_a_file_that_cannot_be_read_ends_the_scan(ahead):
             assert values.shape == (len(group), N_ROWS)
             read += group
     assert read == NAMES[:4]
+
+
+def test_pieces_are_put_together_one_at_a_time(tmp_path):
+    whole = Scanned([], [], [], np.empty(0, np.int64), np.empty(0, np.uint32), np.arange(5, dtype=np.uint64))
+    alive: list[weakref.ref] = []
+
+    def pieces():
+        for _ in range(4):
+            # only the piece before may still be there, in the loop that asks for this one
+            assert sum(each() is not None for each in alive) <= 1
+            piece = dataclasses.replace(whole, content=whole.content.copy())
+            alive.append(weakref.ref(piece.content))
+            yield piece
+            del piece
+
+    assert np.array_equal(Scanned.together(pieces()).content, 4 * whole.content)
