@@ -31,6 +31,7 @@ from scaling_model import Texts as TextSize
 
 SEED = 11
 SHARDED = ("pass1_shard", "pass2_shard", "pass4_shard")
+WITH_MODEL = ("similarity_shard", "train_classifier", "self_train", "predict")
 RULES = ("pass0", *SHARDED, "pass1", "pass2", "pass3", "pass4", "overview")
 SETTINGS = {"hsic_D": 8, "rdc_d": 12, "max_host_memory_gb": 2.0}  # of config/pubchem.yaml, in little memory
 
@@ -198,6 +199,13 @@ def start_of(rule: str) -> float:
         ),
         rounds=1,
     )
+
+
+def loading() -> float:
+    """Seconds to have the sentence encoder ready, libraries that are there apart."""
+    from taxoclass.encoders import Encoder
+
+    return quickest(lambda: Encoder.load("all-MiniLM-L6-v2").encode(["a text"]))
 
 
 def words(count: int, length: int, rng: np.random.Generator) -> list[str]:
