@@ -65,6 +65,7 @@ SHARES = (0.85, 0.6, 0.35)  # of all columns, that enter passes 2, 3 and 4; as `
 MOLECULES, COLUMNS, PASS4_ROWS = 100_000_000, 2_000, 2_000_000  # pass4_rows of config/pubchem.yaml
 DOCUMENTS, CLASSES, TOKENS, TEXT_BYTES = 10_000_000, 10_000, 200.0, 1_200.0
 SAMPLE, PARTS = 200_000, 640
+MINING_BYTES = 60  # of core_classes at its peak, a document and class: tracemalloc, 8,000 to 32,000 x 1,000
 
 FULL: dict[str, Any] = {
     "rankings": (2**20, 2**22, 2**24),
@@ -96,10 +97,10 @@ def main() -> None:
     arguments = parse()
     tables = arguments.tables.resolve()
     tables.mkdir(parents=True, exist_ok=True)
-    if arguments.rates is None:
-        found = measure(TINY if arguments.tiny else FULL)
-    else:
+    if arguments.rates or arguments.again:
         found = others(arguments.rates, arguments.base)
+    else:
+        found = measure(TINY if arguments.tiny else FULL)
     rates, node = Rates(**found["rates"]), Node(**found["node"])
     found |= {"source": source(), "predictions": predict(rates, node, found), "memory": memory()}
     report.write_json(tables / "scaling.json", found)
@@ -117,6 +118,7 @@ def parse() -> argparse.Namespace:
         type=Path,
         help="measure nothing: JSON of node, network and rates of your machine, any part of those in scaling.json",
     )
+    parser.add_argument("--again", action="store_true", help="measure nothing: predict anew from what was measured")
     shown = ROOT / "benchmarks" / "results"
     parser.add_argument(
         "--base", type=Path, default=shown / "scaling.json", help="what --rates leaves out is from here"
@@ -125,15 +127,15 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def others(path: Path, base: Path) -> dict[str, Any]:
-    """What was measured before, with the rates of another machine in place of these.
+def others(path: Path | None, base: Path) -> dict[str, Any]:
+    """What was measured before, with the rates of another machine, if there are any, in place of these.
 
     Raises
     ------
     SystemExit : a file that is no JSON, a key that is not known.
     """
     try:
-        found, given = (json.loads(each.read_text()) for each in (base, path))
+        found, given = (json.loads(each.read_text()) if each else {} for each in (base, path))
     except (OSError, ValueError) as error:
         raise SystemExit(f"scaling.py: {error}; give JSON files that are there") from None
 
@@ -148,7 +150,7 @@ def others(path: Path, base: Path) -> dict[str, Any]:
                 below[name] = float(value) if name != "threads" else int(value)
 
     lay({name: found[name] for name in ("node", "network", "rates")}, given, "")
-    return found | {"rates_of": path.name}
+    return found | ({"rates_of": path.name} if path else {})
 
 
 # ---- what this machine does
@@ -417,20 +419,24 @@ def memory() -> list[dict[str, Any]]:
     """What stages hold at these sizes, by the arrays in their code, and what their rules ask for."""
     n, texts = float(MOLECULES), float(DOCUMENTS) * (TEXT_BYTES + 150)
     matrix, vectors = 4.0 * DOCUMENTS * CLASSES, 4.0 * DOCUMENTS * 384
-    shards = 136
+    small = 4.0 * SAMPLE * CLASSES
     held = [
         ("pass1_shard", "one column in work and the rows' hashes, 42 bytes a row", 42 * n),
-        ("pass1", f"the rows' hashes of one of {shards} shards and their sums", 3 * 8 * n),
+        ("pass1", "the rows' hashes of one shard, and their sums", 3 * 8 * n),
         ("pass2", "a few matrices of columns x columns", 5 * 8.0 * (SHARES[0] * COLUMNS) ** 2),
         ("pass4_shard", "the rows' hashes and the rows chosen by them", 3 * 8 * n),
         ("check_corpus", "all texts, as Python strings", texts),
-        ("similarity_shard", f"all texts; scores of one of {shards} shards", texts + matrix / shards),
+        ("similarity_shard", f"all texts; scores of one of {max(SHARDS)} shards", texts + matrix / max(SHARDS)),
         ("similarity", "scores of all shards, and again put together", 2 * matrix + vectors),
         ("similarity", "neighbours: cosines of 1,024 documents with all", 4.0 * 1024 * DOCUMENTS),
-        ("core_classes", "scores, the same in [0, 1], posterior", 3 * matrix + texts),
+        ("core_classes", f"{MINING_BYTES} bytes a cell", MINING_BYTES / 4 * matrix + texts),
         ("train_classifier", "probabilities of all, for the level weights", matrix + vectors + texts),
         ("self_train", "the same at its end", matrix + vectors + texts),
         ("predict", "texts and vectors; scores are on disk", vectors + texts),
+        ("similarity", f"a sample of {SAMPLE:,}: scores, and again put together", 2 * small),
+        ("core_classes", f"a sample of {SAMPLE:,}: {MINING_BYTES} bytes a cell", MINING_BYTES / 4 * small),
+        ("self_train", f"a sample of {SAMPLE:,}: probabilities of all", small),
+        ("predict", f"a part of {DOCUMENTS // PARTS:,} documents: scores", matrix / PARTS),
     ]
     return [
         {"rule": rule, "what": what, "bytes": size, "granted": granted(rule, "mem_mb") * 1e6}
@@ -456,7 +462,8 @@ def show(found: dict[str, Any]) -> str:
     box, node, network = found["machine"], found["node"], found["network"]
     parts = [
         f"Measured on {box['cpu']}, {box['cores']} cores, {box['memory_gb']} GB; others took "
-        f"{box['taken_by_others']:.0%} of them meanwhile. PREDICTED, not run: {MOLECULES:,} molecules x {COLUMNS:,} descriptors (pass 4 on {PASS4_ROWS:,} rows) and {DOCUMENTS:,} "
+        f"{box['taken_by_others']:.0%} of them meanwhile. PREDICTED, not run: {MOLECULES:,} molecules x "
+        f"{COLUMNS:,} descriptors (pass 4 on {PASS4_ROWS:,} rows) and {DOCUMENTS:,} "
         f"documents x {CLASSES:,} classes.",
         f"Assumed: a node has {node['threads']} threads, each worth {node['efficiency']:.0%} of one measured here, and "
         f"no card; a job waits {node['wait']:.0f} s in the queue; {network['a_node'] / 1e9:g} GB/s a node and "
