@@ -54,6 +54,7 @@ from scaling_simulation import (  # noqa: E402
     wall,
 )
 
+SHOWN = ROOT / "benchmarks" / "results"
 NODES = (1, 8, 64)
 PLOTTED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SHARDS = (1, 10, 36, 66, 136)  # up to 16 blocks of columns; of as many jobs as pairs of blocks
@@ -104,6 +105,8 @@ def main() -> None:
     rates, node = Rates(**found["rates"]), Node(**found["node"])
     found |= {"source": source(), "predictions": predict(rates, node, found), "memory": memory()}
     report.write_json(tables / "scaling.json", found)
+    if tables == SHOWN:
+        renew(ROOT / "docs" / "scaling.md", found)
     text = show(found)
     (tables / "scaling.txt").write_text(text + "\n")
     plot(found, tables / "scaling.png")
@@ -119,11 +122,10 @@ def parse() -> argparse.Namespace:
         help="measure nothing: JSON of node, network and rates of your machine, any part of those in scaling.json",
     )
     parser.add_argument("--again", action="store_true", help="measure nothing: predict anew from what was measured")
-    shown = ROOT / "benchmarks" / "results"
     parser.add_argument(
-        "--base", type=Path, default=shown / "scaling.json", help="what --rates leaves out is from here"
+        "--base", type=Path, default=SHOWN / "scaling.json", help="what --rates leaves out is from here"
     )
-    parser.add_argument("--tables", type=Path, default=shown, help="table, plot, JSON; default benchmarks/results")
+    parser.add_argument("--tables", type=Path, default=SHOWN, help="table, plot, JSON; default benchmarks/results")
     return parser.parse_args()
 
 
@@ -534,12 +536,40 @@ def show(found: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def renew(page: Path, found: dict[str, Any]) -> None:
+    """Put the figures of the page, between its two kinds of marks, in the place of those that it had."""
+    lines = ["| predicted run | nodes | shards | wall, hours (5 to 95 %) | of it on one node | node-hours |"]
+    lines += ["|---|---|---|---|---|---|"]
+    slow: list[str] = []
+    for row in found["predictions"]:
+        if row["nodes"] not in NODES:
+            continue
+        spread = f"{hours(row['wall'])} ({hours(row['low'])} to {hours(row['high'])})"
+        cells = (row["load"], row["nodes"], row["shards"], spread)
+        lines.append(
+            "| {} | {} | {} | {} | {} | {} |".format(*cells, *map(hours, (row["on_one_node"], row["node_seconds"])))
+        )
+        if row["nodes"] == max(NODES):
+            longest = sorted(row["stages"], key=lambda each: each["start"] - each["end"])[:4]
+            parts = ", ".join(f"{each['name']} {hours(each['end'] - each['start'])}" for each in longest)
+            slow.append(f"- {row['load']}, on {row['nodes']} nodes, longest stages in hours: {parts}")
+    text = page.read_text()
+    for mark, content in (("table", lines), ("stages", slow)):
+        before, _, rest = text.partition(f"<!-- {mark}, by make scaling -->\n")
+        _, end, after = rest.partition("<!-- end -->\n")
+        if not end:
+            raise SystemExit(f"scaling.py: {page}: has no marks for {mark}; take the page of the repository")
+        text = f"{before}<!-- {mark}, by make scaling -->\n" + "\n".join(content) + f"\n{end}{after}"
+    page.write_text(text)
+
+
 def plot(found: dict[str, Any], path: Path) -> None:
     """Wall time against nodes, with the lower bound of any schedule."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     titles = {
@@ -555,6 +585,10 @@ def plot(found: dict[str, Any], path: Path) -> None:
             axis.plot(nodes, [row["least"] / 3600 for row in own], ":", color=f"C{place}", lw=1)
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
+        axis.set_xticks(PLOTTED, list(map(str, PLOTTED)))
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
         axis.set_xlabel("nodes")
         axis.set_title(f"{title} (predicted)", fontsize="medium")
         axis.grid(alpha=0.3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,19 @@ def test_predictions_are_within_what_any_schedule_can_do(shipped):
             assert row["wall"] == pytest.approx(row["node_seconds"])
     walls = {(row["load"], row["nodes"]): row["wall"] for row in shipped["predictions"]}
     assert all(walls[load, 64] <= walls[load, 8] * 1.01 <= walls[load, 1] * 1.02 for load, _ in walls)
+
+
+def test_the_page_has_the_figures_of_the_shipped_run(tmp_path, shipped):
+    sys.path.append(str(ROOT / "benchmarks"))
+    from scaling import renew
+
+    page = tmp_path / "scaling.md"
+    shutil.copy(ROOT / "docs" / "scaling.md", page)
+    renew(page, shipped)
+    assert page.read_text() == (ROOT / "docs" / "scaling.md").read_text()
+    page.write_text("no marks")
+    with pytest.raises(SystemExit, match="has no marks"):
+        renew(page, shipped)
 
 
 def test_rates_of_another_machine_take_the_place_of_those_measured(tmp_path, shipped):
