@@ -72,11 +72,11 @@ FULL: dict[str, Any] = {
     "rankings": (2**20, 2**22, 2**24),
     "ranking_check": 2**25,
     "warm": (210_000, 24, 3),
-    "tables": ((250_000, 120, 3), (500_000, 240, 3), (750_000, 120, 3)),
-    "table_check": (1_000_000, 200, 6),
+    "tables": ((210_000, 80, 3), (250_000, 240, 3), (600_000, 80, 3)),
+    "table_check": (750_000, 200, 6),
     "encoded": (200, 60),
-    "texts": ((1_500, 300), (1_500, 1_200), (6_000, 300), (6_000, 1_000)),
-    "text_check": (12_000, 1_500),
+    "texts": ((1_500, 300), (1_500, 1_200), (6_000, 300), (4_000, 1_000)),
+    "text_check": (8_000, 1_500),
     "corpus": 20_000,
     "run_check": (2_000, 600, 12),
 }
@@ -244,7 +244,7 @@ def run_against(
                 first -= 1
             needs = tuple(range(first, place))
         own = waiting[rule].pop(0)
-        known.append(Job(rule, own.seconds, needs=needs))
+        known.append(Job(rule, own.wall, needs=needs))
         expected.append(Job(rule, rates.of(rule, own.counts, ALONE), needs=needs))
     cluster = Cluster(slots)
     return {
@@ -318,9 +318,9 @@ def text_run(sizes: dict[str, Any], rates: Rates, checks: list[dict[str, Any]]) 
         ),
     }
     what = f"{documents:,} documents x {classes:,} classes"
-    jobs = [Observation(rule, counts, took[name]) for name, (rule, counts) in stages.items()]
+    jobs = [Observation(rule, counts, *took[name]) for name, (rule, counts) in stages.items()]
     for name, (rule, counts) in stages.items():
-        seen = Observation(rule, counts, took[name])
+        seen = Observation(rule, counts, *took[name])
         checks.append(compared(f"{name}, {what}", rates.of(rule, counts, ALONE), seen))
     return run_against(what, [rule for rule, _ in stages.values()], jobs, rates, seconds, 0.0, 1)
 
@@ -476,19 +476,19 @@ def show(found: dict[str, Any]) -> str:
         parts.append(f"Rates of {found['rates_of']} in place of those measured.")
     rates = found["rates"]["seconds"]
     lines = [(rule, name, f"{value:.3g}") for rule, own in rates.items() for name, value in own.items() if value]
-    parts.append("RATES, seconds of one thread\n" + aligned(("rule", "a", "seconds"), lines))
+    parts.append("RATES, processor seconds\n" + aligned(("rule", "a", "seconds"), lines))
     lines = [
         (each["what"], f"{each['predicted']:.2f}", f"{each['measured']:.2f}", f"{each['ratio']:.2f}")
         for each in found["checks"]
     ]
-    head = ("not fitted", "predicted s", "measured s", "ratio")
+    head = ("not fitted, processor seconds", "predicted", "measured", "ratio")
     spread = found["rates"]["spread"]
     parts.append(f"CHECK OF THE RATES (spread of fitted jobs: {spread:.0%})\n" + aligned(head, lines))
     lines = [
         (each["what"], f"{each['measured']:.0f}", f"{each['simulated']:.0f}", f"{each['predicted']:.0f}")
         for each in found["simulations"]
     ]
-    head = ("run", "measured s", "simulated from its jobs' seconds", "predicted from rates")
+    head = ("run", "measured s", "simulated from its jobs' wall seconds", "predicted from rates, no one else there")
     parts.append("CHECK OF THE SIMULATION, wall time\n" + aligned(head, lines))
     lines = [
         (

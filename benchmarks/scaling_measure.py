@@ -72,26 +72,26 @@ def descriptors(folder: Path, rows: int, columns: int, shards: int, slots: int) 
     stats, codes = np.load(made / "pass1_stats.npz"), np.load(made / "pass1_codes.npy", mmap_mode="r")
     names = {number: (made / f"pass{number}_columns.txt").read_text().split() for number in (1, 2, 3)}
     entering = (len(names[1]), len(names[2]), len(names[3]))
-    took = {path.stem: read_seconds(path) for path in (folder / "benchmarks").glob("*.tsv")}
-    jobs = [Observation(rule, {}, took[rule]) for rule in ("pass0", "overview")]
+    took = spent(folder / "benchmarks", made / "provenance")
+    jobs = [Observation(rule, {}, *took[rule]) for rule in ("pass0", "overview")]
     two, three, four = entering
     fine = np.load(made / "pass1_codes_fine.npy", mmap_mode="r")
     jobs += [
-        Observation("pass1", {"byte merged": float(codes.nbytes + fine.nbytes)}, took["pass1"]),
-        Observation("pass2", {"column pair": two**2}, took["pass2"]),
-        Observation("pass3", {"column cube": three**3}, took["pass3"]),
-        Observation("pass4", {"column pair": four**2}, took["pass4"]),
+        Observation("pass1", {"byte merged": float(codes.nbytes + fine.nbytes)}, *took["pass1"]),
+        Observation("pass2", {"column pair": two**2}, *took["pass2"]),
+        Observation("pass3", {"column cube": three**3}, *took["pass3"]),
+        Observation("pass4", {"column pair": four**2}, *took["pass4"]),
     ]
     features = widths()
     for shard in range(1, shards + 1):
         own = columns * shard // shards - columns * (shard - 1) // shards
-        jobs.append(Observation("pass1_shard", pass1_counts(rows, own), took[f"pass1_{shard}"]))
+        jobs.append(Observation("pass1_shard", pass1_counts(rows, own), *took[f"pass1_{shard}"]))
         patterns = stats["missing_pattern"]
         for rule, entered in (("pass2", two), ("pass4", four)):
             found: dict[str, float] = {}
             for counts in of_rectangles(rule, rows, entered, shard, shards, patterns, features):
                 found = {name: found.get(name, 0.0) + count for name, count in counts.items()}
-            jobs.append(Observation(f"{rule}_shard", found, took[f"{rule}_{shard}"]))
+            jobs.append(Observation(f"{rule}_shard", found, *took[f"{rule}_{shard}"]))
     compressed = sum(path.stat().st_size for path in paths) / (rows * columns)
     repaired = json.loads((made / "pass2_spearman.json").read_text())["repaired_from"]
     share = fine.shape[0] / max(codes.shape[0], 1)
@@ -140,10 +140,15 @@ def timed(command: Sequence[str]) -> float:
     return time.perf_counter() - started
 
 
-def read_seconds(path: Path) -> float:
-    """Wall seconds of a job, from Snakemake's own record."""
-    with open(path) as handle:
-        return float(next(csv.DictReader(handle, delimiter="\t"))["s"])
+def spent(records: Path, provenance: Path) -> dict[str, tuple[float, float]]:
+    """Processor and wall seconds of each job; the latter twice, where it has no record of its own."""
+    found = {}
+    for path in records.glob("*.tsv"):
+        with open(path) as handle:
+            wall = float(next(csv.DictReader(handle, delimiter="\t"))["s"])
+        own = provenance / f"{path.stem}.json"
+        found[path.stem] = (json.loads(own.read_text())["cpu_seconds"] if own.exists() else wall, wall)
+    return found
 
 
 def ranking(rows: int) -> Observation:
@@ -170,22 +175,28 @@ def reading(folder: Path) -> float:
     return quickest(lambda: table.columns(names, 10_000)) / (table.rows * len(names))
 
 
+def processor() -> float:
+    """Seconds of processor time of this process and of those that it waited for."""
+    return sum(os.times()[:4])
+
+
 def quickest(work: Callable[[], object], rounds: int = 3) -> float:
-    """Of several: what others do on the machine is not what is asked for. The first is not counted."""
+    """Processor seconds, the least of several; a first one is not counted."""
     work()
     seconds = []
     for _ in range(rounds):
-        started = time.perf_counter()
+        started = processor()
         work()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(processor() - started)
     return min(seconds)
 
 
 @contextmanager
 def clock(found: list[float]) -> Any:
-    started = time.perf_counter()
+    """Add the processor seconds of the block; os.times counts in hundredths, so never 0."""
+    started = processor()
     yield
-    found.append(time.perf_counter() - started)
+    found.append(max(processor() - started, 0.005))
 
 
 # ---- texts
@@ -298,8 +309,10 @@ def merging_pieces(documents: int, classes: int) -> float:
         return quickest(merge) / (2 * scores.nbytes)
 
 
-def texts_run(folder: Path, documents: int, classes: int, length: int, slots: int) -> tuple[dict[str, float], float]:
-    """Seconds of each job of one run of the text stages on one thread, two shards and one iteration; and of all."""
+def texts_run(
+    folder: Path, documents: int, classes: int, length: int, slots: int
+) -> tuple[dict[str, tuple[float, float]], float]:
+    """A run of the text stages on one thread, in two shards, of one iteration: as ``spent``, and wall seconds."""
     rng = np.random.default_rng(SEED)
     taxonomy = tree(names_of(classes))
     lines = [json.dumps({"doc_id": str(row), "text": text}) for row, text in enumerate(words(documents, length, rng))]
@@ -323,7 +336,7 @@ def texts_run(folder: Path, documents: int, classes: int, length: int, slots: in
         *("--set-threads", *(f"{rule}=1" for rule in staged)),
     ]
     seconds = timed(command)
-    return {path.stem: read_seconds(path) for path in (folder / "benchmarks").glob("*.tsv")}, seconds
+    return spent(folder / "benchmarks", folder / "results" / "taxoclass" / "provenance"), seconds
 
 
 def text_loops(documents: int, classes: int, say: Callable[[str], None]) -> list[Observation]:

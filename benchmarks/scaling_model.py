@@ -24,11 +24,15 @@ SERIAL = {"value read", "byte merged", "column pair", "column cube", "text read"
 
 @dataclass(frozen=True)
 class Observation:
-    """One job that was run: of which rule, what it had to do, how long it took on one thread."""
+    """One job that was run: of which rule, what it had to do, seconds of processor time that it took, and of wall time.
+
+    On a machine that is shared the former say what the job costs, the latter what others were doing as well.
+    """
 
     rule: str
     counts: Counts
     seconds: float
+    wall: float = math.nan
 
 
 @dataclass(frozen=True)
