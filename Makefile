@@ -1,4 +1,4 @@
-# make demo | test | test-slurm | test-faults | lint | format | generate | bench | bench-gpu | study | clean
+# make demo | test | test-slurm | test-faults | lint | format | generate | bench | bench-gpu | study | scaling | clean
 PYTHON ?= python3
 KILLS ?= 0
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # one thread a worker: the tests run side by side
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() or 1, 8))")
 
-.PHONY: demo test test-slurm test-faults lint format generate bench bench-gpu study clean
+.PHONY: demo test test-slurm test-faults lint format generate bench bench-gpu study scaling clean
 
 # set-up: the pins of envs/, again when they change; torch by itself, before those that need it
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
@@ -78,6 +78,10 @@ $(VENV)/.bench: $(VENV)/.done benchmarks/requirements.txt
 # what each switch of the text pipeline is worth; TEXTS=folder of labelled text sets, ARGS="--documents 2000"
 study: $(VENV)/.bench
 	$(BIN)/python benchmarks/study.py --texts $(TEXTS) $(ARGS)
+
+# rates of this machine, and what they say of 10^8 molecules and 10^7 documents; ARGS="--rates mine.json"
+scaling: $(VENV)/.done
+	$(BIN)/python benchmarks/scaling.py $(ARGS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/bench.py $(ARGS)

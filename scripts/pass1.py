@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,14 +117,17 @@ def shard_key(stage: Stage, shard: int, shards: int) -> str:
 
 def merged(stage: Stage, table: Table, writer: CodesWriter) -> Scanned:
     """The shards put together, in order."""
-    shards = len(stage.paths.pieces)
-    pieces = [
-        Scanned.read(path, shard_key(stage, shard, shards)) for shard, path in enumerate(stage.paths.pieces, start=1)
-    ]
-    for piece, *paths in zip(pieces, stage.paths.piece_codes, stage.paths.piece_fine, strict=True):
-        writer.append(*map(CodeFile, paths, piece.checksums))
+    paths = zip(stage.paths.pieces, stage.paths.piece_codes, stage.paths.piece_fine, strict=True)
+
+    def pieces() -> Iterator[Scanned]:
+        for shard, (path, *codes) in enumerate(paths, start=1):
+            piece = Scanned.read(path, shard_key(stage, shard, len(stage.paths.pieces)))
+            writer.append(*map(CodeFile, codes, piece.checksums))
+            yield piece
+
+    scanned = Scanned.together(pieces())
     writer.close()
-    return Scanned.together(pieces, writer.checksums)
+    return replace(scanned, checksums=writer.checksums)
 
 
 def write(stage: Stage, manifest: dict[str, Any], table: Table, scanned: Scanned, columns: list[str]) -> None:

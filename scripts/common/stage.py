@@ -267,6 +267,7 @@ def _report(stage: Stage) -> None:
                 "device": stage.device,
                 "peak_device_bytes": stage.peak_device(),
                 "seconds": round(seconds, 3),
+                "cpu_seconds": round(time.process_time(), 3),
                 "peak_memory_bytes": peak,
                 "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "python": platform.python_version(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,17 +83,23 @@ class Scanned:
             raise UserError(f"{path}: is not this piece of pass1; delete it and run the same command again") from None
 
     @classmethod
-    def together(cls, pieces: Sequence[Scanned], checksums: tuple[dict[str, Any], dict[str, Any]]) -> Scanned:
-        """``checksums`` : of the files that their codes were copied to."""
-        return cls(
-            [column for piece in pieces for column in piece.columns],
-            [reasons for piece in pieces for reasons in piece.reasons],
-            [pattern for piece in pieces for pattern in piece.patterns],
-            np.concatenate([piece.levels for piece in pieces]),
-            np.concatenate([piece.ecdf for piece in pieces]),
-            np.asarray(sum((piece.content for piece in pieces), np.uint64(0)), np.uint64),
-            checksums,
-        )
+    def together(cls, pieces: Iterable[Scanned]) -> Scanned:
+        """Of one piece after the other, so that hashes of all rows are not in memory once a piece.
+
+        Where their codes are, together, is not known here: ``checksums`` are left empty.
+        """
+        columns: list[Column] = []
+        reasons: list[list[str]] = []
+        patterns: list[str] = []
+        levels, ecdf, content = [], [], np.zeros((), np.uint64)
+        for piece in pieces:
+            columns += piece.columns
+            reasons += piece.reasons
+            patterns += piece.patterns
+            levels.append(piece.levels)
+            ecdf.append(piece.ecdf)
+            content = content + piece.content
+        return cls(columns, reasons, patterns, np.concatenate(levels), np.concatenate(ecdf), content, ({}, {}))
 
 
 class Result(NamedTuple):
