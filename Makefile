@@ -1,4 +1,4 @@
-# make demo | test | test-slurm | test-faults | lint | format | generate | bench | bench-gpu | study | scaling | clean
+# make demo | test | test-slurm | test-faults | lint | format | generate | bench | bench-gpu | study | scaling | docs | status | clean
 PYTHON ?= python3
 KILLS ?= 0
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # one thread a worker: the tests run side by side
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() or 1, 8))")
 
-.PHONY: demo test test-slurm test-faults lint format generate bench bench-gpu study scaling clean
+.PHONY: demo test test-slurm test-faults lint format generate bench bench-gpu study scaling docs status clean
 
 # set-up: the pins of envs/, again when they change; torch by itself, before those that need it
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
@@ -85,6 +85,20 @@ scaling: $(VENV)/.done
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+# the pages of docs/ as a site, in results/site
+$(VENV)/.docs: $(VENV)/.done envs/docs.txt
+	$(PIP) -r envs/docs.txt
+	@touch $@
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "results/site/index.html"
+
+# what is done, what is left, and the last line of each log; CONFIG=my.yaml
+status: $(VENV)/.done
+	@tail -qn 1 logs/*.log 2> /dev/null || true
+	@$(BIN)/snakemake --dry-run --quiet rules $(if $(CONFIG),--configfile $(CONFIG)) | sed -n '/^Job stats/,/^total/p;/^Nothing/p'
 
 # the GPU rules' work on one card
 $(VENV)/.gpu: $(VENV)/.done envs/gpu.txt

@@ -148,8 +148,12 @@ def cancel(job: Job) -> None:
 
 
 def cancel_all() -> None:
-    """As a user does with jobs that have lost their Snakemake; returns once none runs."""
+    """Returns once none runs."""
     _call("scancel", "--user=root")
+    wait_for_none()
+
+
+def wait_for_none() -> None:
     while any(job.state in ("PENDING", "RUNNING", "COMPLETING") for job in jobs()):
         time.sleep(0.1)
 

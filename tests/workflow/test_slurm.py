@@ -18,6 +18,7 @@ import pytest
 
 import one_node_slurm as slurm
 from both_wings import HERE, PRODUCTS, SHORT, Project, ended
+from conftest import ROOT
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 
@@ -26,6 +27,7 @@ ON_SLURM = [
     "--workflow-profile", "profiles/slurm", "--slurm-no-account", "--slurm-status-command", "squeue",
     "--slurm-init-seconds-before-status-checks", "10",
 ]  # fmt: skip
+CLUSTER = ROOT / "docs" / "cluster.md"
 KILLS = int(os.environ.get("KILLS", "0"))
 
 
@@ -160,7 +162,9 @@ def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_result(hurt, tmp_
     time.sleep(moment)
     run.kill()
     run.wait()
-    slurm.cancel_all()
+    recipe = next(line for line in CLUSTER.read_text().splitlines() if line.startswith("scancel --name"))
+    subprocess.run(recipe, shell=True, cwd=project.folder, check=True)
+    slurm.wait_for_none()
     assert project.start("--unlock", "--cores", "1").wait(SHORT) == 0
     project.run(*ON_SLURM)
     assert project.bytes().items() <= hurt.expected.items() and "descriptors/final_descriptors.txt" in project.bytes()
