@@ -19,6 +19,7 @@ wildcard_constraints:
 if config["descriptors"] is not None:
 
     include: "workflow/rules/descriptors.smk"
+    include: "workflow/rules/way_out.smk"
 
 
 if config["taxoclass"] is not None:
@@ -31,4 +32,5 @@ rule all:
     default_target: True
     input:
         rules.descriptors.input if config["descriptors"] is not None else [],
+        WAY_OUT if config["descriptors"] is not None else [],
         rules.taxoclass.input if config["taxoclass"] is not None else [],

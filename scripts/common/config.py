@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
-from common.descriptors_settings import Descriptors, Pass0, Pass1, Pass2, Pass3, Pass4, Runtime
+from common.descriptors_settings import Descriptors, Pass0, Pass1, Pass2, Pass3, Pass4, Runtime, Selected, Utility
 from common.errors import UserError
 from common.settings import Settings
 from common.taxoclass_settings import (
@@ -32,6 +32,8 @@ STAGES: dict[str, tuple[str, type[Settings]]] = {
     "pass2": ("descriptors", Pass2),
     "pass3": ("descriptors", Pass3),
     "pass4": ("descriptors", Pass4),
+    "selected": ("descriptors", Selected),
+    "utility": ("descriptors", Utility),
     "check_corpus": ("taxoclass", CheckCorpus),
     "similarity": ("taxoclass", Similarity),
     "core_classes": ("taxoclass", CoreClasses),

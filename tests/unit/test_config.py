@@ -15,7 +15,7 @@ from common.taxoclass_settings import CoreClasses, Taxoclass, TaxoclassRuntime, 
 
 GIVEN = {"parquet_glob": "data/*.parquet"}
 FILES = {"hierarchy_file": "edges.tsv", "train_corpus": "corpus.jsonl"}
-# name, default in the specification, passes that use it
+# name, default in the specification, passes that use it; s = selected, u = utility
 PASSES = {
     "parquet_glob": (None, "0"),
     "n_metadata": (6, "0"),
@@ -50,7 +50,16 @@ PASSES = {
     "n_consensus": (10, "24"),
     "clustering": ("leiden", "24"),
     "missing": ("pairwise", "23"),
-    "random_seed": (42, "024"),
+    "random_seed": (42, "024u"),
+    "selected_table": (False, "s"),
+    "utility_target": (None, "u"),
+    "utility_file": (None, "u"),
+    "utility_key": (None, "u"),
+    "utility_task": ("auto", "u"),
+    "utility_folds": (5, "u"),
+    "utility_repeats": (2, "u"),
+    "utility_random_sets": (5, "u"),
+    "utility_rows": (20_000, "u"),
     "batch_rows": (10_000, ""),
     "shards": (1, ""),
     "max_host_memory_gb": (4.0, ""),
@@ -141,8 +150,12 @@ TAXOCLASS = {
     "local_files_only": (True, ""),
     "loggers": ([], ""),
 }
+STAGE_OF = {"s": "selected", "u": "utility"}
 TABLES = {
-    "descriptors": {key: (default, [f"pass{each}" for each in users]) for key, (default, users) in PASSES.items()},
+    "descriptors": {
+        key: (default, [STAGE_OF.get(each, f"pass{each}") for each in users])
+        for key, (default, users) in PASSES.items()
+    },
     "taxoclass": {key: (default, users.split()) for key, (default, users) in TAXOCLASS.items()},
 }
 MODELS = {"descriptors": Descriptors, "taxoclass": Taxoclass}
@@ -239,7 +252,12 @@ def test_the_settings_of_a_stage_are_its_own_and_none_of_the_machines(stage):
     section, model = STAGES[stage]
     mine = stage_settings(load(BOTH), stage)
     assert mine.keys() <= model.model_fields.keys()
-    if stage not in ("similarity", "core_classes", "train_classifier"):  # which leave out what they do not read
+    if stage not in (
+        "selected",
+        "similarity",
+        "core_classes",
+        "train_classifier",
+    ):  # which leave out what they do not read
         assert mine.keys() == model.model_fields.keys()
     assert not mine.keys() & RUNTIMES[section].model_fields.keys()
     assert runtime_of(model) is RUNTIMES[section]
@@ -278,6 +296,7 @@ def test_a_change_of_a_setting_reruns_exactly_the_stages_that_use_it(section, ke
     ("section", "changed"),
     [
         ("descriptors", {"batch_rows": 7, "shards": 3, "max_host_memory_gb": 1, "max_gpu_memory_gb": 1}),
+        ("descriptors", {"selected_table": True}),
         ("taxoclass", {"self_train_iterations": 5}),
         ("taxoclass", {"gold_labels": "gold.tsv"}),
         ("taxoclass", {"classes_file": "c", "hierarchy_file": "h", "keywords_file": "k"}),
