@@ -114,7 +114,7 @@ def pins(name: str) -> list[str]:
     return (ROOT / "envs" / name).read_text().split("\n")[:-1]
 
 
-@pytest.mark.parametrize(("name", "own"), [("cpu", []), ("gpu", ["gpu.txt"])])
+@pytest.mark.parametrize(("name", "own"), [("cpu", []), ("gpu", ["gpu.txt"]), ("molecules", ["molecules.txt"])])
 def test_conda_and_pip_have_the_same_pins(name, own):
     conda = yaml.safe_load((ROOT / "envs" / f"{name}.yaml").read_text())
     pip = next(entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict))

@@ -21,6 +21,7 @@ from common.files import check_whole, contents_digest, read_json, write_json
 from common.source import source_digest
 from taxoclass.models import check as check_model
 from taxoclass.inputs import Texts, read_texts
+from descriptors.targets import check as check_target
 from descriptors.table import files_digest, find_files, open_table
 
 
@@ -91,13 +92,13 @@ def check_paths(paths):
         raise UserError(f"config: results = {RESULTS!r} cannot be made, since {folder} is no folder or not writable")
 
 
-def check_files(paths):
+def check_files(paths, section="taxoclass"):
     """Refuse paths of the config, by key, that name no readable file."""
     for key, path in paths.items():
         if path is not None and not os.access(path, os.R_OK):
-            raise UserError(f"config: taxoclass.{key} = {path!r} is no readable file; correct the path")
+            raise UserError(f"config: {section}.{key} = {path!r} is no readable file; correct the path")
         if path is not None and os.path.isdir(path):
-            raise UserError(f"config: taxoclass.{key} = {path!r} is a folder; name the file in it")
+            raise UserError(f"config: {section}.{key} = {path!r} is a folder; name the file in it")
 
 
 def check_models(names, local_files_only):

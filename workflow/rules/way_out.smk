@@ -1,5 +1,13 @@
 """What follows from a selection: the reduced table, and whether it predicts as well as the whole one."""
 
+TARGET, TARGET_FILE, TARGET_KEY = (config["descriptors"][f"utility_{key}"] for key in ("target", "file", "key"))
+
+if workflow.is_main_process and TARGET is not None:
+    # before the passes run, not after them
+    checked(check_target, open_table(FILES, *(config["descriptors"][key] for key in COLUMN_KEYS)), TARGET, TARGET_KEY)
+    if TARGET_FILE is not None:
+        checked(check_files, {"utility_file": TARGET_FILE}, "descriptors")
+
 
 rule selected:
     """The input again, all rows, with its metadata and the selected descriptors only."""
@@ -30,7 +38,39 @@ rule selected:
         " --provenance {params.provenance:q} > {log:q} 2>&1"
 
 
-# what a run makes by itself; the rest, when it is asked for
+rule utility:
+    """A property predicted with all descriptors, with the selected ones, and with random ones."""
+    input:
+        [] if TARGET_FILE is None else TARGET_FILE,
+        manifest=rules.pass0.output.manifest,
+        columns=rules.pass4.output.columns,
+    output:
+        details=f"{DESCRIPTORS}/utility.json",
+        table=f"{DESCRIPTORS}/utility.tsv",
+    log:
+        "logs/utility.log",
+    benchmark:
+        "benchmarks/utility.tsv"
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 4
+    resources:
+        mem_mb=8_000,
+        runtime=480,
+        machine=MACHINE,
+    params:
+        settings=settings("utility"),
+        code=code("utility"),
+        script=SCRIPTS / "utility.py",
+        provenance=f"{DESCRIPTORS}/provenance/utility.json",
+    shell:
+        "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
+        " --manifest {input.manifest:q} --columns {input.columns:q} --out-details {output.details:q}"
+        " --out-table {output.table:q} --provenance {params.provenance:q} > {log:q} 2>&1"
+
+
+# what a run makes by itself; the rest is made when it is asked for
 WAY_OUT = [
     *(rules.selected.output if config["descriptors"]["selected_table"] else []),
+    *(rules.utility.output if TARGET is not None else []),
 ]
