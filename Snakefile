@@ -16,6 +16,11 @@ wildcard_constraints:
     iteration=r"[1-9]\d*",
 
 
+if config["molecules"] is not None:
+
+    include: "workflow/rules/molecules.smk"
+
+
 if config["descriptors"] is not None:
 
     include: "workflow/rules/descriptors.smk"
@@ -31,6 +36,7 @@ rule all:
     """Everything that the config asks for."""
     default_target: True
     input:
+        rules.molecules.output if config["molecules"] is not None else [],
         rules.descriptors.input if config["descriptors"] is not None else [],
         WAY_OUT if config["descriptors"] is not None else [],
         rules.taxoclass.input if config["taxoclass"] is not None else [],

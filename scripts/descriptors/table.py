@@ -22,11 +22,11 @@ FOOTER_BYTES = 1 << 16
 BATCH_CELLS = 1 << 20
 
 
-def find_files(pattern: str) -> list[str]:
-    """Sorted files that match; raises UserError where there is none."""
+def find_files(pattern: str, key: str = "descriptors.parquet_glob") -> list[str]:
+    """Sorted files that match; raises UserError where there is none, which names the setting ``key``."""
     found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
     if not found:
-        raise UserError(f"config: descriptors.parquet_glob = {pattern!r} matches no file; correct the pattern")
+        raise UserError(f"config: {key} = {pattern!r} matches no file; correct the pattern")
     return found
 
 

@@ -11,9 +11,11 @@ from pydantic import ValidationError
 from common.config import RUNTIMES, STAGES, Config, explain, load, runtime_of, stage_settings, with_runtime
 from common.descriptors_settings import Descriptors, Pass1, Runtime
 from common.errors import UserError
+from common.molecules_settings import Molecules
 from common.taxoclass_settings import CoreClasses, Taxoclass, TaxoclassRuntime, TrainClassifier
 
 GIVEN = {"parquet_glob": "data/*.parquet"}
+MOLECULE_FILES = {"molecules_glob": "data/*.csv"}
 FILES = {"hierarchy_file": "edges.tsv", "train_corpus": "corpus.jsonl"}
 # name, default in the specification, passes that use it; s = selected, u = utility
 PASSES = {
@@ -150,17 +152,26 @@ TAXOCLASS = {
     "local_files_only": (True, ""),
     "loggers": ([], ""),
 }
+MOLECULES = {
+    "molecules_glob": (None, "read_molecules"),
+    "smiles_column": ("smiles", "read_molecules"),
+    "id_column": (None, "read_molecules"),
+    "descriptor_sets": (["rdkit"], "molecules_shard"),
+    "timeout_seconds": (60.0, "molecules_shard"),
+    "molecule_shards": (1, ""),
+}
 STAGE_OF = {"s": "selected", "u": "utility"}
 TABLES = {
+    "molecules": {key: (default, users.split()) for key, (default, users) in MOLECULES.items()},
     "descriptors": {
         key: (default, [STAGE_OF.get(each, f"pass{each}") for each in users])
         for key, (default, users) in PASSES.items()
     },
     "taxoclass": {key: (default, users.split()) for key, (default, users) in TAXOCLASS.items()},
 }
-MODELS = {"descriptors": Descriptors, "taxoclass": Taxoclass}
-REQUIRED = {"descriptors": GIVEN, "taxoclass": FILES}
-BOTH = {"descriptors": GIVEN | {"sample_rows": 9}, "taxoclass": FILES}
+MODELS = {"molecules": Molecules, "descriptors": Descriptors, "taxoclass": Taxoclass}
+REQUIRED = {"molecules": MOLECULE_FILES, "descriptors": GIVEN, "taxoclass": FILES}
+BOTH = {"molecules": MOLECULE_FILES, "descriptors": GIVEN | {"sample_rows": 9}, "taxoclass": FILES}
 EVERY = [(section, key) for section, model in MODELS.items() for key in sorted(model.model_fields)]
 KEYS = sorted(Descriptors.model_fields)
 
@@ -196,7 +207,7 @@ def test_an_empty_section_but_for_the_files_gets_the_defaults_of_the_specificati
     assert loaded["results"] == "results"
     defaults = {key: default for key, (default, _) in TABLES[section].items()}
     assert loaded[section] == defaults | REQUIRED[section]
-    assert [loaded[other] for other in MODELS if other != section] == [None]
+    assert {loaded[other] for other in MODELS if other != section} == {None}
 
 
 @pytest.mark.parametrize(
@@ -205,7 +216,7 @@ def test_an_empty_section_but_for_the_files_gets_the_defaults_of_the_specificati
 def test_a_config_that_asks_for_nothing_is_refused(raw):
     with pytest.raises(UserError) as caught:
         load(raw)
-    assert str(caught.value) == "config: there is nothing to do; add a section descriptors, taxoclass or both"
+    assert str(caught.value) == "config: there is nothing to do; add a section molecules, descriptors or taxoclass"
 
 
 def test_every_default_passes_when_it_is_written_out():

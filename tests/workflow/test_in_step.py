@@ -14,11 +14,12 @@ import yaml
 import config_reference
 from common.config import RUNTIMES, Config, load
 from common.descriptors_settings import Descriptors
+from common.molecules_settings import Molecules
 from common.settings import Settings
 from common.taxoclass_settings import MINILM, Taxoclass
 from conftest import ROOT
 
-MODELS: dict[str, type[Settings]] = {"descriptors": Descriptors, "taxoclass": Taxoclass}
+MODELS: dict[str, type[Settings]] = {"molecules": Molecules, "descriptors": Descriptors, "taxoclass": Taxoclass}
 SHIPPED = {
     "config.yaml": {"descriptors", "taxoclass"},
     "pubchem.yaml": {"descriptors"},
@@ -77,7 +78,9 @@ def test_the_demo_sets_nothing_but_its_data():
         },
     }
     demo = config_of("config.yaml")
-    for section, model in MODELS.items():
+    assert demo.keys() == {"results", *data}
+    for section in data:
+        model = MODELS[section]
         defaults = {name: field.default for name, field in model.model_fields.items()}
         assert {key: value for key, value in demo[section].items() if value != defaults[key]} == data[section]
         assert all((ROOT / path).parent.is_dir() for path in data[section].values())

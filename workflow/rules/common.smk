@@ -16,6 +16,7 @@ os.environ |= {"PATH": os.pathsep.join([str(Path(sys.executable).parent), *os.ge
 from common.config import RUNTIMES, load, stage_settings
 from common.descriptors_settings import Descriptors, is_sampled
 from common.errors import UserError
+from common.molecules_settings import table_glob
 from common.taxoclass_settings import Files
 from common.files import check_whole, contents_digest, read_json, write_json
 from common.source import source_digest
@@ -42,6 +43,13 @@ def machine(section):
     given = {key: config[section][key] for key in RUNTIMES[section].model_fields}
     flags = {key: " ".join(value) if isinstance(value, list) else str(value) for key, value in given.items()}
     return " ".join(f"--{key} {value}".strip() for key, value in flags.items())
+
+
+def from_molecules():
+    """Whether the descriptors are those that this run makes from molecules."""
+    molecules = config["molecules"]
+    made = molecules and table_glob(RESULTS, molecules["molecule_shards"])
+    return made == config["descriptors"]["parquet_glob"]
 
 
 def settings(stage):

@@ -9,19 +9,22 @@ PIECES = f"{DESCRIPTORS}/shards"
 # otherwise pass 2 is one matrix product of all columns, or looks at all of them first
 PAIRS_APART = config["descriptors"]["missing"] == "pairwise" and config["descriptors"]["prescreen"] == "none"
 COLUMN_KEYS = ("n_metadata", "metadata_columns", "exclude_columns")
-FILES = checked(find_files, config["descriptors"]["parquet_glob"])
+# tables that this run makes from molecules are not there yet, and are checked by pass 0
+MADE = MOLECULE_TABLES if from_molecules() else []
+FILES = MADE or checked(find_files, config["descriptors"]["parquet_glob"])
 
 if workflow.is_main_process:
     # here and not in a job, because a job that fails loses its earlier outputs
     checked(check_paths, [RESULTS, *FILES])
-    checked(open_table, FILES, *(config["descriptors"][key] for key in COLUMN_KEYS))
+    if not MADE:
+        checked(open_table, FILES, *(config["descriptors"][key] for key in COLUMN_KEYS))
 
 
 rule pass0:
     """Check the input files, and sample rows if asked for."""
     input:
         # by content, not by time: their digest is a parameter
-        ancient(FILES),
+        MADE or ancient(FILES),
     output:
         **({"sample": f"{DESCRIPTORS}/sampled_data.parquet"} if SAMPLED else {}),
         manifest=f"{DESCRIPTORS}/pass0_sampling.json",
@@ -38,7 +41,7 @@ rule pass0:
         machine=MACHINE,
     params:
         settings=settings("pass0"),
-        source=checked(files_digest, config["descriptors"]["parquet_glob"]),
+        source="" if MADE else checked(files_digest, config["descriptors"]["parquet_glob"]),
         code=code("pass0"),
         script=SCRIPTS / "pass0.py",
         sample=f"--out-sample {shlex.quote(DESCRIPTORS)}/sampled_data.parquet" if SAMPLED else "",

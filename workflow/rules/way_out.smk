@@ -2,7 +2,7 @@
 
 TARGET, TARGET_FILE, TARGET_KEY = (config["descriptors"][f"utility_{key}"] for key in ("target", "file", "key"))
 
-if workflow.is_main_process and TARGET is not None:
+if workflow.is_main_process and TARGET is not None and not MADE:
     # before the passes run, not after them
     checked(check_target, open_table(FILES, *(config["descriptors"][key] for key in COLUMN_KEYS)), TARGET, TARGET_KEY)
     if TARGET_FILE is not None:
