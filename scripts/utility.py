@@ -27,7 +27,10 @@ def main() -> None:
         inputs={
             "manifest": "JSON of pass 0",
             "columns": "text: the final descriptors, one a line",
+            "pass2": "text: columns that passed pass 2",
+            "pass3": "text: columns that passed pass 3",
         },
+        optional=("pass2", "pass3"),
         outputs={"out-details": "JSON: scores by fold, means, intervals", "out-table": "tsv: means and intervals"},
         work=work,
     )
@@ -38,19 +41,17 @@ def work(stage: Stage) -> None:
     manifest = files.read_json(stage.paths.manifest)
     paths = [each["path"] for each in manifest["files"]]
     table = open_table(paths, 0, manifest["metadata_columns"], manifest["excluded_columns"])
-    chosen = files.read_lines(stage.paths.columns)
-    unknown = sorted(set(chosen) - set(table.descriptors))
-    if unknown:
-        raise UserError(f"{stage.paths.columns}: {unknown[0]} is no descriptor of {paths[0]}; run the passes again")
+    given = {"selected": stage.paths.columns, "after pass 2": stage.paths.pass2, "after pass 3": stage.paths.pass3}
+    place = {name: number for number, name in enumerate(table.descriptors)}
+    sets = {"all": np.arange(len(place))} | {name: places_of(path, place) for name, path in given.items() if path}
     masks, target, n_there = property_of(stage, table, [each["key"] for each in manifest["files"]])
     task = utility.task_of(target) if settings.utility_task == "auto" else settings.utility_task
     target, classes = coded(target, task, settings)
     check_memory(stage, len(target), len(table.descriptors))
     values = targets.descriptors_of(table, masks, stage.runtime.batch_rows)
 
-    place = {name: number for number, name in enumerate(table.descriptors)}
-    sets = {"all": np.arange(len(place)), "selected": np.array(sorted(place[name] for name in chosen))}
-    drawn = utility.random_sets(len(place), len(chosen), settings.utility_random_sets, settings.random_seed)
+    named, size = list(sets), len(sets["selected"])
+    drawn = utility.random_sets(len(place), size, settings.utility_random_sets, settings.random_seed)
     sets |= {f"random {number}": columns for number, columns in enumerate(drawn, start=1)}
     folds = utility.splits(target, task, settings.utility_folds, settings.utility_repeats, settings.random_seed)
     makers = utility.models(task, settings.random_seed)
@@ -64,7 +65,7 @@ def work(stage: Stage) -> None:
     with ThreadPoolExecutor(stage.threads, initializer=threadpool_limits, initargs=(1,)) as pool:
         found = list(tqdm(pool.map(score, jobs), total=len(jobs), desc="utility", unit="fit", disable=None))
     scores = np.array(found).reshape(len(makers), len(sets), len(folds))
-    results = {model: compared(list(sets), each, settings) for model, each in zip(makers, scores, strict=True)}
+    results = {model: compared(named, each, settings) for model, each in zip(makers, scores, strict=True)}
     write(
         stage,
         manifest,
@@ -134,27 +135,31 @@ def check_memory(stage: Stage, n_rows: int, n_columns: int) -> None:
         )
 
 
-def compared(names: list[str], scores: np.ndarray, settings: Utility) -> dict[str, Any]:
-    """Of one model, (sets, folds): each set of columns by itself, and the selected ones against the others."""
+def compared(named: list[str], scores: np.ndarray, settings: Utility) -> dict[str, Any]:
+    """Of one model, (sets, folds), the random sets last: each by itself, and all that are named against two of them."""
     share = 1 / settings.utility_folds
-    every, selected, drawn = scores[0], scores[1], scores[2:]
+    every, drawn = scores[0], scores[len(named) :]
+    found = {name: utility.summary(each, share) | {"scores": each} for name, each in zip(named, scores, strict=False)}
+    found["random"] = utility.summary(drawn.mean(axis=0), share) | {"scores": drawn}
+    for name, each in zip(named[1:], scores[1:], strict=False):
+        found[f"{name} minus all"] = utility.summary(each - every, share)
+    found["selected minus random"] = utility.summary(scores[1] - drawn.mean(axis=0), share)
+    return found
 
-    def described(found: np.ndarray) -> dict[str, Any]:
-        return utility.summary(found, share)
 
-    return {
-        "all": described(every) | {"scores": every},
-        "selected": described(selected) | {"scores": selected},
-        "random": described(drawn.mean(axis=0)) | {"scores": drawn},
-        "selected_minus_all": described(selected - every),
-        "selected_minus_random": described(selected - drawn.mean(axis=0)),
-    }
+def places_of(path: str, place: dict[str, int]) -> np.ndarray:
+    """(Q,) int64, ascending: where the columns of a list are among the descriptors."""
+    names = files.read_lines(path)
+    for name in names:
+        if name not in place:
+            raise UserError(f"{path}: {name} is no descriptor of the input; run the passes again")
+    return np.array(sorted(place[name] for name in names))
 
 
 def write(
     stage: Stage, manifest: dict[str, Any], results: dict[str, Any], sets: dict[str, np.ndarray], about: dict[str, Any]
 ) -> None:
-    number = {"all": len(sets["all"]), "selected": len(sets["selected"]), "random": len(sets["selected"])}
+    number = {name: len(columns) for name, columns in sets.items()} | {"random": len(sets["selected"])}
     files.write_json(
         stage.paths.out_details,
         {
@@ -162,7 +167,7 @@ def write(
             "input_fingerprint": manifest["input_fingerprint"],
             "made_from": files.digest(stage.paths.columns),
             **about,
-            "descriptors": number,
+            "descriptors": {name: number[name] for name in number if name in next(iter(results.values()))},
             "models": results,
         },
     )
@@ -170,7 +175,7 @@ def write(
     for model, result in results.items():
         for name, found in result.items():
             numbers = (f"{found[key]:.4f}" for key in ("mean", "low", "high"))
-            rows.append((model, name.replace("_", " "), str(number.get(name, "")), about["score"], *numbers))
+            rows.append((model, name, str(number.get(name, "")), about["score"], *numbers))
     files.write_lines(stage.paths.out_table, ["\t".join(row) for row in rows])
 
 

@@ -180,7 +180,7 @@ class Utility(Seeded):
     )
     utility_folds: int = Field(5, ge=2, description="folds of the cross-validation")
     utility_repeats: int = Field(2, ge=1, description="times that all is divided into folds")
-    utility_random_sets: int = Field(5, ge=1, description="random sets of as many descriptors to compare with")
+    utility_random_sets: int = Field(3, ge=1, description="random sets of as many descriptors to compare with")
     utility_rows: int = Field(20_000, ge=20, description="rows with a value that are used at most, a hashed subset")
 
     @model_validator(mode="after")

@@ -60,7 +60,7 @@ PASSES = {
     "utility_task": ("auto", "u"),
     "utility_folds": (5, "u"),
     "utility_repeats": (2, "u"),
-    "utility_random_sets": (5, "u"),
+    "utility_random_sets": (3, "u"),
     "utility_rows": (20_000, "u"),
     "batch_rows": (10_000, ""),
     "shards": (1, ""),

@@ -134,6 +134,7 @@ def judge(monkeypatch, tmp_path):
     def run(selection, *flags: str, **settings) -> dict:
         given = ["--manifest", str(selection.folder / "pass0_sampling.json")]
         given += ["--columns", str(selection.folder / "final_descriptors.txt")]
+        given += [text for k in "23" for text in (f"--pass{k}", str(selection.folder / f"pass{k}_columns.txt"))]
         given += ["--out-details", str(tmp_path / "u.json"), "--out-table", str(tmp_path / "u.tsv"), *flags]
         small = {"utility_folds": 3, "utility_repeats": 1, "utility_random_sets": 2} | settings
         monkeypatch.setattr(sys, "argv", ["utility", *given, "--settings", json.dumps(small)])
@@ -152,11 +153,11 @@ def test_the_number_of_threads_changes_nothing_and_the_table_is_that_of_the_json
     assert one["task"] == "regression" and one["rows"] == one["rows_with_target"] == 200
     ridge = one["models"]["ridge"]
     assert ridge["all"]["mean"] > 0.9 > ridge["random"]["low"]
-    assert ridge["selected_minus_all"]["mean"] == pytest.approx(ridge["selected"]["mean"] - ridge["all"]["mean"])
+    assert ridge["selected minus all"]["mean"] == pytest.approx(ridge["selected"]["mean"] - ridge["all"]["mean"])
     assert [len(ridge[name]["scores"]) for name in ("all", "random")] == [3, 2]
     lines = [line.split("\t") for line in (tmp_path / "u.tsv").read_text().splitlines()]
-    assert lines[0] == list(door.HEADER) and len(lines) == 1 + 2 * 5
-    assert [lines[6][4], lines[6][2]] == [f"{ridge['all']['mean']:.4f}", str(one["descriptors"]["all"])]
+    assert lines[0] == list(door.HEADER) and len(lines) == 1 + 2 * 9
+    assert [lines[10][4], lines[10][2]] == [f"{ridge['all']['mean']:.4f}", str(one["descriptors"]["all"])]
 
 
 def test_a_property_in_a_file_of_its_own_is_found_by_the_key(measured, select, judge, tmp_path):

@@ -44,6 +44,8 @@ rule utility:
         [] if TARGET_FILE is None else TARGET_FILE,
         manifest=rules.pass0.output.manifest,
         columns=rules.pass4.output.columns,
+        pass2=rules.pass2.output.columns,
+        pass3=rules.pass3.output.columns,
     output:
         details=f"{DESCRIPTORS}/utility.json",
         table=f"{DESCRIPTORS}/utility.tsv",
@@ -65,7 +67,7 @@ rule utility:
         provenance=f"{DESCRIPTORS}/provenance/utility.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
-        " --manifest {input.manifest:q} --columns {input.columns:q} --out-details {output.details:q}"
+        " --manifest {input.manifest:q} --columns {input.columns:q} --pass2 {input.pass2:q} --pass3 {input.pass3:q} --out-details {output.details:q}"
         " --out-table {output.table:q} --provenance {params.provenance:q} > {log:q} 2>&1"
 
 
