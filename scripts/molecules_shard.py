@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from common import files
-from common.molecules_settings import METADATA, CalculateMolecules
+from common.errors import UserError
+from common.molecules_settings import CalculateMolecules
 from common.stage import Stage, run_stage
 from descriptors import rows
 from molecules import calculation
@@ -22,9 +23,9 @@ def main() -> None:
     run_stage(
         "molecules_shard",
         CalculateMolecules,
-        inputs={"molecules": "Parquet: row, id, smiles"},
+        inputs={"molecules": "Parquet: row number, id, SMILES"},
         outputs={
-            "out-table": "Parquet: id, smiles and the descriptors",
+            "out-table": "Parquet: id, SMILES and the descriptors",
             "out-failures": "tsv: row, id, smiles and reason of the molecules that have none",
         },
         work=work,
@@ -35,7 +36,11 @@ def work(stage: Stage) -> None:
     settings: CalculateMolecules = stage.settings
     calculation.check_installed(settings.descriptor_sets)
     names = calculation.names_of(settings.descriptor_sets)
-    schema = pa.schema([*((name, pa.string()) for name in METADATA), *((name, pa.float64()) for name in names)])
+    metadata = pq.read_schema(stage.paths.molecules).names[1:]
+    for name in metadata:
+        if name in names:
+            raise UserError(f"molecules: column {name!r} has the name of a descriptor; rename it in the input")
+    schema = pa.schema([*((name, pa.string()) for name in metadata), *((name, pa.float64()) for name in names)])
     failures: list[str] = ["\t".join(HEADER)]
     with files.atomic(stage.paths.out_table) as temporary:
         count = rows.write(temporary, schema, described(stage, schema, failures))
@@ -52,7 +57,7 @@ def described(stage: Stage, schema: pa.Schema, failures: list[str]) -> Iterator[
         # read again beside the results, which come a little later
         results = processes.results(
             calculation.describe,
-            (text for batch in file.iter_batches(BATCH_ROWS) for text in batch.column("smiles").to_pylist()),
+            (text for batch in file.iter_batches(BATCH_ROWS) for text in batch.column(2).to_pylist()),
             settings.timeout_seconds,
             stage.threads,
             calculation.prepare,
@@ -61,15 +66,15 @@ def described(stage: Stage, schema: pa.Schema, failures: list[str]) -> Iterator[
         with tqdm(total=file.metadata.num_rows, desc=stage.name, unit="molecule", disable=None) as bar:
             for batch in pq.ParquetFile(stage.paths.molecules).iter_batches(BATCH_ROWS):
                 found = []
-                for molecule in batch.to_pylist():
+                for row, name, smiles in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     values = next(results)
                     if isinstance(values, str):
-                        cells = (str(molecule["row"]), molecule["id"] or "", molecule["smiles"] or "", values)
+                        cells = (str(row), name or "", smiles or "", values)
                         failures.append("\t".join(" ".join(cell.split()) for cell in cells))
-                        values = [None] * (len(schema) - len(METADATA))
+                        values = [None] * (len(schema) - len(batch.columns) + 1)
                     found.append(values)
                 columns = [pa.array(column, pa.float64()) for column in zip(*found, strict=True)]
-                yield pa.Table.from_arrays([*(batch.column(name) for name in METADATA), *columns], schema=schema)
+                yield pa.Table.from_arrays([*batch.columns[1:], *columns], schema=schema)
                 bar.update(len(batch))
         results.close()
 

@@ -20,7 +20,7 @@ def main() -> None:
         "read_molecules",
         ReadMolecules,
         inputs={},
-        outputs={"out-shards": "Parquet, one a shard: row, id, smiles"},
+        outputs={"out-shards": "Parquet, one a shard: row number, id, SMILES"},
         work=work,
         several=("out-shards",),
     )
@@ -34,10 +34,11 @@ def work(stage: Stage) -> None:
     if total == 0:
         raise UserError(f"{paths[0]}: no molecules, nor in any other file that molecules_glob matches; correct it")
     shards = len(stage.paths.out_shards)
-    rows = Rows(reading.molecules(*given))
+    schema = reading.schema(settings.smiles_column, settings.id_column)
+    rows = Rows(reading.molecules(*given), schema)
     for shard, path in enumerate(stage.paths.out_shards, start=1):
         mine = pieces.part(total, shard, shards)
-        with files.atomic(path) as temporary, pq.ParquetWriter(temporary, reading.SCHEMA) as writer:
+        with files.atomic(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
             for table in rows.take(mine.stop - mine.start):
                 writer.write_table(table)
     stage.log(f"{len(paths)} files", f"{total:,} molecules", f"{shards} shards")
@@ -46,9 +47,9 @@ def work(stage: Stage) -> None:
 class Rows:
     """A stream of tables, of which so many rows at a time are taken."""
 
-    def __init__(self, tables: Iterator[pa.Table]) -> None:
+    def __init__(self, tables: Iterator[pa.Table], schema: pa.Schema) -> None:
         self.tables = tables
-        self.left = reading.SCHEMA.empty_table()
+        self.left = schema.empty_table()
 
     def take(self, count: int) -> Iterator[pa.Table]:
         while count:

@@ -14,11 +14,11 @@ from pydantic import BaseModel, Field, ValidationError, create_model, model_vali
 from common.descriptors_settings import Descriptors, Pass0, Pass1, Pass2, Pass3, Pass4, Runtime, Selected, Utility
 from common.errors import UserError
 from common.molecules_settings import (
-    METADATA,
     CalculateMolecules,
     Molecules,
     MoleculesRuntime,
     ReadMolecules,
+    metadata,
     table_glob,
 )
 from common.settings import Settings
@@ -80,7 +80,7 @@ class Config(Settings):
             "parquet_glob": table_glob(raw.get("results", "results"), molecules.get("molecule_shards", 1))
         }
         if not {"n_metadata", "metadata_columns"} & descriptors.keys():
-            made["metadata_columns"] = list(METADATA)
+            made["metadata_columns"] = metadata(molecules.get("smiles_column", "smiles"), molecules.get("id_column"))
         return raw | {"descriptors": descriptors | made}
 
     @model_validator(mode="after")

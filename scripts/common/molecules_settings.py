@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.settings import Positive, Settings
+
+ROW = "row number"
 
 
 class ReadMolecules(Settings):
@@ -17,6 +19,12 @@ class ReadMolecules(Settings):
     )
     smiles_column: str = Field("smiles", min_length=1, description="column that holds the SMILES")
     id_column: str | None = Field(None, min_length=1, description="column that names the molecules; null = row number")
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> ReadMolecules:
+        if self.smiles_column in (self.id_column or "id", ROW) or self.id_column == ROW:
+            raise ValueError(f"smiles_column and id_column must differ, and neither be {ROW!r}; rename one")
+        return self
 
 
 class CalculateMolecules(Settings):
@@ -38,9 +46,11 @@ class Molecules(ReadMolecules, CalculateMolecules, MoleculesRuntime):
     """From SMILES to descriptors."""
 
 
-METADATA = ("id", "smiles")
-
-
 def table_glob(results: str, shards: int) -> str:
     """The tables that are made, for ``descriptors.parquet_glob``."""
     return f"{results}/molecules/descriptors_*_of_{shards}.parquet"
+
+
+def metadata(smiles_column: str, id_column: str | None) -> list[str]:
+    """Names of the columns before the descriptors: those of the input, or ``id`` for the number of the row."""
+    return [id_column or "id", smiles_column]

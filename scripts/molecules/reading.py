@@ -10,9 +10,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from common.errors import UserError
+from common.molecules_settings import ROW, metadata
 
 BATCH_ROWS = 10_000
-SCHEMA = pa.schema([("row", pa.int64()), ("id", pa.string()), ("smiles", pa.string())])
 
 
 def batches(path: str, smiles: str, name: str | None) -> Iterator[tuple[pa.Array, pa.Array | None]]:
@@ -32,19 +32,24 @@ def batches(path: str, smiles: str, name: str | None) -> Iterator[tuple[pa.Array
         raise UserError(f"{path}: cannot be read ({reason}); it should be CSV, TSV or Parquet") from None
 
 
+def schema(smiles: str, name: str | None) -> pa.Schema:
+    """The number of the row over all files, the id and the SMILES."""
+    return pa.schema([(ROW, pa.int64()), *((each, pa.string()) for each in metadata(smiles, name))])
+
+
 def count(paths: list[str], smiles: str, name: str | None) -> int:
     """Rows of all files."""
     return sum(len(texts) for path in paths for texts, _ in batches(path, smiles, name))
 
 
 def molecules(paths: list[str], smiles: str, name: str | None) -> Iterator[pa.Table]:
-    """Rows of :data:`SCHEMA` in the order of the files; without ``name`` the number of the row is the id."""
-    row = 0
+    """Rows of :func:`schema` in the order of the files; without ``name`` the number of the row is the id."""
+    row, kind = 0, schema(smiles, name)
     for path in paths:
         for texts, names in batches(path, smiles, name):
             numbers = pa.array(range(row, row + len(texts)), pa.int64())
             ids = numbers.cast(pa.string()) if names is None else names
-            yield pa.Table.from_arrays([numbers, ids, texts], schema=SCHEMA)
+            yield pa.Table.from_arrays([numbers, ids, texts], schema=kind)
             row += len(texts)
 
 

@@ -64,7 +64,7 @@ def test_the_shards_together_are_the_molecules_in_order(monkeypatch, tmp_path, s
     run(monkeypatch, "read_molecules", "--molecules_glob", f"{tmp_path}/*.parquet", "--out-shards", *out)
     tables = [pq.read_table(path) for path in out]
     assert pa.concat_tables(tables).column("smiles").to_pylist() == 2 * SMILES[:4]
-    assert pa.concat_tables(tables).column("row").to_pylist() == list(range(8))
+    assert pa.concat_tables(tables).column("row number").to_pylist() == list(range(8))
     assert max(map(len, tables)) - min(map(len, tables)) <= 1
 
 
@@ -120,7 +120,9 @@ def shard(monkeypatch, tmp_path):
     pytest.importorskip("pebble", reason=f"pebble {INSTALL}")
 
     def work(smiles: list[str | None], *flags: str, **settings) -> tuple[pa.Table, list[list[str]]]:
-        table = pa.table([range(10, 10 + len(smiles)), [f"m{k}" for k in range(len(smiles))], smiles], reading.SCHEMA)
+        table = pa.table(
+            [range(10, 10 + len(smiles)), [f"m{k}" for k in range(len(smiles))], smiles], reading.schema("smiles", "id")
+        )
         pq.write_table(table, tmp_path / "in.parquet")
         out = {name: str(tmp_path / f"out.{name}") for name in ("table", "failures")}
         given = ["--molecules", str(tmp_path / "in.parquet"), "--settings", json.dumps(settings), *flags]
