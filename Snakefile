@@ -16,9 +16,15 @@ wildcard_constraints:
     iteration=r"[1-9]\d*",
 
 
+if config["molecules"] is not None:
+
+    include: "workflow/rules/molecules.smk"
+
+
 if config["descriptors"] is not None:
 
     include: "workflow/rules/descriptors.smk"
+    include: "workflow/rules/way_out.smk"
 
 
 if config["taxoclass"] is not None:
@@ -33,6 +39,8 @@ rule all:
     """Everything that the config asks for."""
     default_target: True
     input:
+        rules.molecules.output if config["molecules"] is not None else [],
         rules.descriptors.input if config["descriptors"] is not None else [],
+        WAY_OUT if config["descriptors"] is not None else [],
         rules.taxoclass.input if config["taxoclass"] is not None else [],
         rules.report.output,

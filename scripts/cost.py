@@ -10,7 +10,7 @@ from common import files
 from common.descriptors_settings import Descriptors, is_sampled
 from common.stage import Stage, run_stage
 from descriptors import cost, nonlinear
-from descriptors.table import Table, find_files, open_table, placed
+from descriptors.table import ROOT, Table, find_files, open_table, placed
 
 PASSES = ("pass1", "pass2", "pass3", "pass4")
 
@@ -25,7 +25,7 @@ def main() -> None:
         },
         outputs={},
         work=work,
-        values={"root": "folder that relative paths of tables start at, if not this one"},
+        values=ROOT,
         optional=("root",),
         several=("columns", "provenance-of"),
     )

@@ -6,16 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from common import files
 from common.descriptors_settings import Pass0, is_sampled
 from common.errors import UserError
 from common.stage import Stage, run_stage
+from descriptors import rows
 from descriptors.sampling import keep_fraction, keep_smallest, row_hashes
-from descriptors.table import Table, file_key, files_digest, find_files, named, open_table, placed
-
-GROUP_BYTES = 1 << 26  # of one row group of the sample, as numbers
+from descriptors.table import ROOT, Table, file_key, files_digest, find_files, named, open_table, placed
 
 
 def main() -> None:
@@ -29,7 +27,7 @@ def main() -> None:
         },
         work=work,
         values={
-            "root": "folder that relative paths of tables start at, if not this one",
+            **ROOT,
             "source": "digest of the files when the run was planned",
         },
         optional=("out-sample", "root", "source"),
@@ -100,35 +98,19 @@ def choose(table: Table, settings: Pass0, pattern: str) -> list[np.ndarray]:
 
 
 def write_sample(table: Table, masks: list[np.ndarray], path: str, batch_rows: int) -> None:
-    """Stream the kept rows, all columns, into one Parquet file; its row groups do not depend on ``batch_rows``."""
+    """Stream the kept rows, all columns, into one Parquet file."""
     schema = table.schema
-    group = max(GROUP_BYTES // (8 * len(schema)), 1)
-    with files.atomic(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        waiting, n_waiting = [schema.empty_table()], 0
-        for rows in kept_rows(table, masks, schema, batch_rows):
-            waiting.append(rows)
-            n_waiting += len(rows)
-            while n_waiting >= group:
-                together = pa.concat_tables(waiting)
-                writer.write_table(together.slice(0, group).combine_chunks(), row_group_size=group)
-                waiting, n_waiting = [together.slice(group)], n_waiting - group
-        writer.write_table(pa.concat_tables(waiting).combine_chunks(), row_group_size=group)
+    with files.atomic(path) as temporary:
+        rows.write(temporary, schema, kept_rows(table, masks, schema, batch_rows))
 
 
 def kept_rows(table: Table, masks: list[np.ndarray], schema: pa.Schema, batch_rows: int) -> Iterator[pa.Table]:
     for part, mask in zip(table.parts, masks, strict=True):
         at = 0
         for batch in part.batches(batch_rows):
-            rows = pa.Table.from_batches([batch.filter(pa.array(mask[at : at + len(batch)]))]).select(schema.names)
+            kept = batch.filter(pa.array(mask[at : at + len(batch)]))
             at += len(batch)
-            try:
-                yield rows.cast(schema)
-            except pa.ArrowException as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(
-                    f"{part.path}: its columns do not fit those of the other files ({reason}); convert them, or leave "
-                    "out sample_per_file and sample_rows"
-                ) from None
+            yield rows.fitted(part.path, pa.Table.from_batches([kept]), schema)
 
 
 if __name__ == "__main__":

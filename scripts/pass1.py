@@ -20,11 +20,11 @@ from common.stage import Stage, run_stage
 from descriptors import products, ranks, ranks_on_card
 from descriptors.codes import CodeFile, CodesWriter
 from descriptors.scan import STATISTICS, Scanned, scan
-from descriptors.table import Table
+from descriptors.table import ROOT, Table
 
 SOURCE = {
     "source": "digest of the input files, which pass 0 has to have seen",
-    "root": "folder that relative paths of tables start at, if not this one",
+    **ROOT,
 }
 
 

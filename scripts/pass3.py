@@ -9,6 +9,7 @@ from common.descriptors_settings import Pass3
 from common.errors import UserError
 from common.stage import Stage, run_stage
 from descriptors import pearson, products, vif
+from descriptors.table import ROOT
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
             "out-columns": "text: the columns that stay, one a line",
         },
         work=work,
-        values={"root": "folder that relative paths of tables start at, if not this one"},
+        values=ROOT,
         optional=("root",),
     )
 

@@ -11,8 +11,16 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
-from common.descriptors_settings import Descriptors, Pass0, Pass1, Pass2, Pass3, Pass4, Runtime
+from common.descriptors_settings import Descriptors, Pass0, Pass1, Pass2, Pass3, Pass4, Runtime, Selected, Utility
 from common.errors import UserError
+from common.molecules_settings import (
+    CalculateMolecules,
+    Molecules,
+    MoleculesRuntime,
+    ReadMolecules,
+    metadata,
+    table_glob,
+)
 from common.settings import Settings
 from common.taxoclass_settings import (
     CheckCorpus,
@@ -27,11 +35,15 @@ from common.taxoclass_settings import (
 )
 
 STAGES: dict[str, tuple[str, type[Settings]]] = {
+    "read_molecules": ("molecules", ReadMolecules),
+    "molecules_shard": ("molecules", CalculateMolecules),
     "pass0": ("descriptors", Pass0),
     "pass1": ("descriptors", Pass1),
     "pass2": ("descriptors", Pass2),
     "pass3": ("descriptors", Pass3),
     "pass4": ("descriptors", Pass4),
+    "selected": ("descriptors", Selected),
+    "utility": ("descriptors", Utility),
     "check_corpus": ("taxoclass", CheckCorpus),
     "similarity": ("taxoclass", Similarity),
     "core_classes": ("taxoclass", CoreClasses),
@@ -40,20 +52,41 @@ STAGES: dict[str, tuple[str, type[Settings]]] = {
     "predict": ("taxoclass", Predict),
     "evaluate": ("taxoclass", Evaluate),
 }
-RUNTIMES: dict[str, type[Settings]] = {"descriptors": Runtime, "taxoclass": TaxoclassRuntime}
+RUNTIMES: dict[str, type[Settings]] = {
+    "molecules": MoleculesRuntime,
+    "descriptors": Runtime,
+    "taxoclass": TaxoclassRuntime,
+}
 
 
 class Config(Settings):
     """winnow."""
 
     results: str = Field("results", min_length=1, description="output folder")
+    molecules: Molecules | None = Field(None, description="from SMILES to the table of descriptors")
     descriptors: Descriptors | None = Field(None, description="descriptor selection, passes 0 to 4")
     taxoclass: Taxoclass | None = Field(None, description="hierarchical text classification from class names")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _molecules_are_what_is_selected_from(cls, raw: Any) -> Any:
+        """A selection that names no files takes those that the molecules become."""
+        molecules, descriptors = (
+            raw.get(name) if isinstance(raw, dict) else None for name in ("molecules", "descriptors")
+        )
+        if not isinstance(molecules, dict) or not isinstance(descriptors, dict) or "parquet_glob" in descriptors:
+            return raw
+        made: dict[str, Any] = {
+            "parquet_glob": table_glob(raw.get("results", "results"), molecules.get("molecule_shards", 1))
+        }
+        if not {"n_metadata", "metadata_columns"} & descriptors.keys():
+            made["metadata_columns"] = metadata(molecules.get("smiles_column", "smiles"), molecules.get("id_column"))
+        return raw | {"descriptors": descriptors | made}
+
     @model_validator(mode="after")
     def _something_to_do(self) -> Config:
-        if self.descriptors is None and self.taxoclass is None:
-            raise ValueError("there is nothing to do; add a section descriptors, taxoclass or both")
+        if self.molecules is None and self.descriptors is None and self.taxoclass is None:
+            raise ValueError("there is nothing to do; add a section molecules, descriptors or taxoclass")
         return self
 
 

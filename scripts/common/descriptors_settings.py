@@ -150,6 +150,50 @@ class Pass4(Clustering, EnoughRows):
         return self
 
 
+class Selected(Settings):
+    """The table with the selected descriptors only."""
+
+    selected_table: bool = Field(
+        False, description="make selected.parquet with every run; without it, on demand: snakemake selected"
+    )
+
+    @classmethod
+    def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Nothing: whether the table is made does not change it."""
+        return {}
+
+
+class Utility(Seeded):
+    """How well a measured property is predicted before and after."""
+
+    utility_target: str | None = Field(
+        None, min_length=1, description="column that holds the property, not among the descriptors; null = leave out"
+    )
+    utility_file: str | None = Field(
+        None, min_length=1, description="CSV or Parquet file that holds it, if not the input itself"
+    )
+    utility_key: str | None = Field(
+        None, min_length=1, description="column of both, the input and utility_file, that tells the molecules apart"
+    )
+    utility_task: Literal["auto", "regression", "classification"] = Field(
+        "auto", description="auto = classification of text, true or false and at most 10 different integers"
+    )
+    utility_folds: int = Field(5, ge=2, description="folds of the cross-validation")
+    utility_repeats: int = Field(2, ge=1, description="times that all is divided into folds")
+    utility_random_sets: int = Field(3, ge=1, description="random sets of as many descriptors to compare with")
+    utility_rows: int = Field(20_000, ge=20, description="rows with a value that are used at most, a hashed subset")
+
+    @model_validator(mode="after")
+    def _file_and_key(self) -> Utility:
+        if (self.utility_file is None) != (self.utility_key is None):
+            raise ValueError("utility_file and utility_key belong together; set both or neither")
+        if self.utility_file is not None and self.utility_target is None:
+            raise ValueError(
+                "utility_file is set without utility_target; name the column of it that is to be predicted"
+            )
+        return self
+
+
 class Runtime(OnDevice):
     """How a run uses the machine; none of these changes a byte of the results."""
 
@@ -171,7 +215,7 @@ class Runtime(OnDevice):
         return math.ceil(10 * (n_bytes / 1e9 + INTERPRETER_GB)) / 10
 
 
-class Descriptors(Pass0, Pass1, Pass2, Pass3, Pass4, Runtime):
+class Descriptors(Pass0, Pass1, Pass2, Pass3, Pass4, Selected, Utility, Runtime):
     """Descriptor selection, passes 0 to 4."""
 
 

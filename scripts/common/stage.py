@@ -30,6 +30,8 @@ LIBRARIES = (
     "cupy-cuda12x",
     "numba",
     "numpy",
+    "rdkit",
+    "scikit-learn",
     "scipy",
     "pyarrow",
     "igraph",

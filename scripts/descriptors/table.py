@@ -24,14 +24,18 @@ if TYPE_CHECKING:
 WHOLE_BYTES = 1 << 28
 FOOTER_BYTES = 1 << 16
 BATCH_CELLS = 1 << 20
+# a flag of the scripts that read tables
+ROOT = {"root": "folder that relative paths of tables start at, if not this one"}
 
 
-def find_files(pattern: str, storage: AbstractFileSystem | None = None) -> list[str]:
-    """Sorted files that match, in ``storage`` or here; raises UserError where there is none."""
-    return list(_sizes(pattern, storage))
+def find_files(
+    pattern: str, storage: AbstractFileSystem | None = None, key: str = "descriptors.parquet_glob"
+) -> list[str]:
+    """Sorted files that match, in ``storage`` or here; UserError naming the setting ``key`` where there is none."""
+    return list(_sizes(pattern, storage, key))
 
 
-def _sizes(pattern: str, storage: AbstractFileSystem | None) -> dict[str, int]:
+def _sizes(pattern: str, storage: AbstractFileSystem | None, key: str = "descriptors.parquet_glob") -> dict[str, int]:
     if storage is None:
         found = {path: os.path.getsize(path) for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)}
     else:
@@ -39,7 +43,7 @@ def _sizes(pattern: str, storage: AbstractFileSystem | None) -> dict[str, int]:
         found = {path: each["size"] for path, each in matches.items() if each["type"] == "file"}
     if not found:
         where = " in the default storage" if storage is not None else ""
-        raise UserError(f"config: descriptors.parquet_glob = {pattern!r} matches no file{where}; correct the pattern")
+        raise UserError(f"config: {key} = {pattern!r} matches no file{where}; correct the pattern")
     return dict(sorted(found.items()))
 
 

@@ -11,11 +11,13 @@ from pydantic import ValidationError
 from common.config import RUNTIMES, STAGES, Config, explain, load, runtime_of, stage_settings, with_runtime
 from common.descriptors_settings import Descriptors, Pass1, Runtime
 from common.errors import UserError
+from common.molecules_settings import Molecules
 from common.taxoclass_settings import CoreClasses, Taxoclass, TaxoclassRuntime, TrainClassifier
 
 GIVEN = {"parquet_glob": "data/*.parquet"}
+MOLECULE_FILES = {"molecules_glob": "data/*.csv"}
 FILES = {"hierarchy_file": "edges.tsv", "train_corpus": "corpus.jsonl"}
-# name, default in the specification, passes that use it
+# name, default in the specification, passes that use it; s = selected, u = utility
 PASSES = {
     "parquet_glob": (None, "0"),
     "n_metadata": (6, "0"),
@@ -50,7 +52,16 @@ PASSES = {
     "n_consensus": (10, "24"),
     "clustering": ("leiden", "24"),
     "missing": ("pairwise", "23"),
-    "random_seed": (42, "024"),
+    "random_seed": (42, "024u"),
+    "selected_table": (False, "s"),
+    "utility_target": (None, "u"),
+    "utility_file": (None, "u"),
+    "utility_key": (None, "u"),
+    "utility_task": ("auto", "u"),
+    "utility_folds": (5, "u"),
+    "utility_repeats": (2, "u"),
+    "utility_random_sets": (3, "u"),
+    "utility_rows": (20_000, "u"),
     "batch_rows": (10_000, ""),
     "shards": (1, ""),
     "max_host_memory_gb": (4.0, ""),
@@ -141,13 +152,26 @@ TAXOCLASS = {
     "local_files_only": (True, ""),
     "loggers": ([], ""),
 }
+MOLECULES = {
+    "molecules_glob": (None, "read_molecules"),
+    "smiles_column": ("smiles", "read_molecules"),
+    "id_column": (None, "read_molecules"),
+    "descriptor_sets": (["rdkit"], "molecules_shard"),
+    "timeout_seconds": (60.0, "molecules_shard"),
+    "molecule_shards": (1, ""),
+}
+STAGE_OF = {"s": "selected", "u": "utility"}
 TABLES = {
-    "descriptors": {key: (default, [f"pass{each}" for each in users]) for key, (default, users) in PASSES.items()},
+    "molecules": {key: (default, users.split()) for key, (default, users) in MOLECULES.items()},
+    "descriptors": {
+        key: (default, [STAGE_OF.get(each, f"pass{each}") for each in users])
+        for key, (default, users) in PASSES.items()
+    },
     "taxoclass": {key: (default, users.split()) for key, (default, users) in TAXOCLASS.items()},
 }
-MODELS = {"descriptors": Descriptors, "taxoclass": Taxoclass}
-REQUIRED = {"descriptors": GIVEN, "taxoclass": FILES}
-BOTH = {"descriptors": GIVEN | {"sample_rows": 9}, "taxoclass": FILES}
+MODELS = {"molecules": Molecules, "descriptors": Descriptors, "taxoclass": Taxoclass}
+REQUIRED = {"molecules": MOLECULE_FILES, "descriptors": GIVEN, "taxoclass": FILES}
+BOTH = {"molecules": MOLECULE_FILES, "descriptors": GIVEN | {"sample_rows": 9}, "taxoclass": FILES}
 EVERY = [(section, key) for section, model in MODELS.items() for key in sorted(model.model_fields)]
 KEYS = sorted(Descriptors.model_fields)
 
@@ -183,7 +207,7 @@ def test_an_empty_section_but_for_the_files_gets_the_defaults_of_the_specificati
     assert loaded["results"] == "results"
     defaults = {key: default for key, (default, _) in TABLES[section].items()}
     assert loaded[section] == defaults | REQUIRED[section]
-    assert [loaded[other] for other in MODELS if other != section] == [None]
+    assert {loaded[other] for other in MODELS if other != section} == {None}
 
 
 @pytest.mark.parametrize(
@@ -192,7 +216,7 @@ def test_an_empty_section_but_for_the_files_gets_the_defaults_of_the_specificati
 def test_a_config_that_asks_for_nothing_is_refused(raw):
     with pytest.raises(UserError) as caught:
         load(raw)
-    assert str(caught.value) == "config: there is nothing to do; add a section descriptors, taxoclass or both"
+    assert str(caught.value) == "config: there is nothing to do; add a section molecules, descriptors or taxoclass"
 
 
 def test_every_default_passes_when_it_is_written_out():
@@ -239,7 +263,12 @@ def test_the_settings_of_a_stage_are_its_own_and_none_of_the_machines(stage):
     section, model = STAGES[stage]
     mine = stage_settings(load(BOTH), stage)
     assert mine.keys() <= model.model_fields.keys()
-    if stage not in ("similarity", "core_classes", "train_classifier"):  # which leave out what they do not read
+    if stage not in (
+        "selected",
+        "similarity",
+        "core_classes",
+        "train_classifier",
+    ):  # which leave out what they do not read
         assert mine.keys() == model.model_fields.keys()
     assert not mine.keys() & RUNTIMES[section].model_fields.keys()
     assert runtime_of(model) is RUNTIMES[section]
@@ -278,6 +307,7 @@ def test_a_change_of_a_setting_reruns_exactly_the_stages_that_use_it(section, ke
     ("section", "changed"),
     [
         ("descriptors", {"batch_rows": 7, "shards": 3, "max_host_memory_gb": 1, "max_gpu_memory_gb": 1}),
+        ("descriptors", {"selected_table": True}),
         ("taxoclass", {"self_train_iterations": 5}),
         ("taxoclass", {"gold_labels": "gold.tsv"}),
         ("taxoclass", {"classes_file": "c", "hierarchy_file": "h", "keywords_file": "k"}),

@@ -14,11 +14,12 @@ import yaml
 import config_reference
 from common.config import RUNTIMES, Config, load
 from common.descriptors_settings import Descriptors
+from common.molecules_settings import Molecules
 from common.settings import Settings
 from common.taxoclass_settings import MINILM, Taxoclass
 from conftest import ROOT
 
-MODELS: dict[str, type[Settings]] = {"descriptors": Descriptors, "taxoclass": Taxoclass}
+MODELS: dict[str, type[Settings]] = {"molecules": Molecules, "descriptors": Descriptors, "taxoclass": Taxoclass}
 SHIPPED = {
     "config.yaml": {"descriptors", "taxoclass"},
     "pubchem.yaml": {"descriptors"},
@@ -77,7 +78,9 @@ def test_the_demo_sets_nothing_but_its_data():
         },
     }
     demo = config_of("config.yaml")
-    for section, model in MODELS.items():
+    assert demo.keys() == {"results", *data}
+    for section in data:
+        model = MODELS[section]
         defaults = {name: field.default for name, field in model.model_fields.items()}
         assert {key: value for key, value in demo[section].items() if value != defaults[key]} == data[section]
         assert all((ROOT / path).parent.is_dir() for path in data[section].values())
@@ -114,7 +117,7 @@ def pins(name: str) -> list[str]:
     return (ROOT / "envs" / name).read_text().split("\n")[:-1]
 
 
-@pytest.mark.parametrize(("name", "own"), [("cpu", []), ("gpu", ["gpu.txt"])])
+@pytest.mark.parametrize(("name", "own"), [("cpu", []), ("gpu", ["gpu.txt"]), ("molecules", ["molecules.txt"])])
 def test_conda_and_pip_have_the_same_pins(name, own):
     conda = yaml.safe_load((ROOT / "envs" / f"{name}.yaml").read_text())
     pip = next(entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict))

@@ -17,12 +17,14 @@ os.environ |= {"PATH": os.pathsep.join([str(Path(sys.executable).parent), *os.ge
 from common.config import RUNTIMES, load, stage_settings
 from common.descriptors_settings import Descriptors, is_sampled
 from common.errors import UserError
+from common.molecules_settings import table_glob
 from common.taxoclass_settings import Files
 from common.storage import fetched, open_storage
 from common.files import check_chain, check_product, contents_digest, read_json, write_json
 from common.source import source_digest
 from taxoclass.models import check as check_model
 from taxoclass.inputs import Texts, read_texts
+from descriptors.targets import check as check_target
 from descriptors.table import files_digest, find_files, open_table
 
 
@@ -68,6 +70,13 @@ def machine(section):
     given = {key: config[section][key] for key in RUNTIMES[section].model_fields}
     flags = {key: " ".join(value) if isinstance(value, list) else str(value) for key, value in given.items()}
     return " ".join(f"--{key} {value}".strip() for key, value in flags.items())
+
+
+def from_molecules():
+    """Whether the descriptors are those that this run makes from molecules."""
+    molecules = config["molecules"]
+    made = molecules and table_glob(RESULTS, molecules["molecule_shards"])
+    return made == config["descriptors"]["parquet_glob"]
 
 
 def settings(stage):
@@ -120,7 +129,7 @@ def check_paths(paths):
         raise UserError(f"config: results = {RESULTS!r} cannot be made, since {folder} is no folder or not writable")
 
 
-def check_files(paths):
+def check_files(paths, section="taxoclass"):
     """Refuse paths of the config, by key, that name no readable file."""
     for key, path in paths.items():
         if path is not None and storage_of(path) is not None:
@@ -130,9 +139,9 @@ def check_files(paths):
                 )
             continue
         if path is not None and not os.access(path, os.R_OK):
-            raise UserError(f"config: taxoclass.{key} = {path!r} is no readable file; correct the path")
+            raise UserError(f"config: {section}.{key} = {path!r} is no readable file; correct the path")
         if path is not None and os.path.isdir(path):
-            raise UserError(f"config: taxoclass.{key} = {path!r} is a folder; name the file in it")
+            raise UserError(f"config: {section}.{key} = {path!r} is a folder; name the file in it")
 
 
 def check_models(names, local_files_only):

@@ -9,17 +9,20 @@ PIECES = f"{DESCRIPTORS}/shards"
 PAIRS_APART = config["descriptors"]["missing"] == "pairwise" and config["descriptors"]["prescreen"] == "none"
 COLUMN_KEYS = ("n_metadata", "metadata_columns", "exclude_columns")
 PATTERN = config["descriptors"]["parquet_glob"]
-FILES = checked(find_files, PATTERN, storage_of(PATTERN))
-SOURCE_FILES = checked(files_digest, PATTERN, storage_of(PATTERN))
+# tables that this run makes from molecules are not there yet, and are checked by pass 0
+MADE = MOLECULE_TABLES if from_molecules() else []
+FILES = MADE or checked(find_files, PATTERN, storage_of(PATTERN))
+SOURCE_FILES = "" if MADE else f"--source {checked(files_digest, PATTERN, storage_of(PATTERN))}"
 # by content, not by time: their digest is a parameter
-TABLES = ancient([input_file(path) for path in FILES])
+TABLES = MADE or ancient([input_file(path) for path in FILES])
 # what the passes read; a job that shares no files with this one has it fetched
 SAMPLE = ancient([f"{DESCRIPTORS}/sampled_data.parquet"]) if SAMPLED else TABLES
 
 if workflow.is_main_process:
     # here and not in a job, because a job that fails loses its earlier outputs
     checked(check_paths, [RESULTS, *FILES])
-    checked(open_table, FILES, *(config["descriptors"][key] for key in COLUMN_KEYS), storage_of(PATTERN))
+    if not MADE:
+        checked(open_table, FILES, *(config["descriptors"][key] for key in COLUMN_KEYS), storage_of(PATTERN))
 
 
 rule pass0:
@@ -50,7 +53,7 @@ rule pass0:
         provenance=f"{DESCRIPTORS}/provenance/pass0.json",
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code}"
-        " {params.root} --source {params.source} --out-manifest {output.manifest:q} {params.sample} --provenance {params.provenance:q} > {log:q} 2>&1"
+        " {params.root} {params.source} --out-manifest {output.manifest:q} {params.sample} --provenance {params.provenance:q} > {log:q} 2>&1"
 
 
 rule pass1_shard:
@@ -85,7 +88,7 @@ rule pass1_shard:
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
         " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --shard {wildcards.shard} --manifest {input.manifest:q}"
-        " {params.root} --source {params.source}"
+        " {params.root} {params.source}"
         " --out-piece {output.piece:q} --out-codes {output.codes:q} --out-fine {output.fine:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"
 
@@ -131,7 +134,7 @@ rule pass1:
     shell:
         "python {params.script:q} --settings {params.settings:q} {resources.machine} --code {params.code} --threads {threads}"
         " --gpu {resources.gpu} --gpu-memory {resources.mem_gb} --manifest {input.manifest:q} {params.pieces}"
-        " {params.root} --source {params.source}"
+        " {params.root} {params.source}"
         " --out-details {output.details:q} --out-columns {output.columns:q} --out-stats {output.stats:q}"
         " --out-codes {output.codes:q} --out-fine {output.fine:q} --out-ecdf {output.ecdf:q} --out-rows {output.rows:q}"
         " --provenance {params.provenance:q} > {log:q} 2>&1"

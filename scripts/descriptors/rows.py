@@ -1,0 +1,81 @@
+"""Rows of the whole table, all their columns or some, from file to file: a few at a time, whatever there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from common.errors import UserError
+from descriptors.table import Part, Table, unreadable
+
+GROUP_BYTES = 1 << 26  # of one row group that is written, as numbers
+PAGE_BYTES = 1 << 16  # read ahead of each column: not its whole share of a row group, which may be the whole file
+
+
+def read(table: Table, schema: pa.Schema, batch_rows: int) -> Iterator[pa.Table]:
+    """The columns of ``schema`` of all files, in their order and the rows', cast to its types.
+
+    Raises
+    ------
+    UserError : a file that is damaged, or whose values do not fit the types.
+    """
+    rows = max(min(batch_rows, group_rows(schema)), 1)
+    for part in table.parts:
+        for batch in _batches(part, schema.names, rows):
+            yield fitted(part.path, pa.Table.from_batches([batch]), schema)
+
+
+def fitted(path: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of ``schema``, of its types."""
+    try:
+        return rows.select(schema.names).cast(schema)
+    except pa.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path}: its columns do not fit those of the other files ({reason}); convert them to one type"
+        ) from None
+
+
+def write(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
+    """Stream tables into one Parquet file and count their rows; its row groups do not depend on how they come."""
+    group, written = group_rows(schema), 0
+    with pq.ParquetWriter(path, schema) as writer:
+        waiting, n_waiting = [schema.empty_table()], 0
+        for rows in tables:
+            waiting.append(rows)
+            n_waiting += len(rows)
+            written += len(rows)
+            while n_waiting >= group:
+                together = pa.concat_tables(waiting)
+                writer.write_table(together.slice(0, group).combine_chunks(), row_group_size=group)
+                waiting, n_waiting = [together.slice(group)], n_waiting - group
+        writer.write_table(pa.concat_tables(waiting).combine_chunks(), row_group_size=group)
+    return written
+
+
+def group_rows(schema: pa.Schema) -> int:
+    """Rows of a row group."""
+    return max(GROUP_BYTES // (8 * len(schema)), 1)
+
+
+def bytes_of(table: Table, names: Iterable[str]) -> int:
+    """What some columns take in the files, compressed."""
+    wanted = set(names)
+    return sum(
+        column.total_compressed_size
+        for part in table.parts
+        for group in map(part.footer.row_group, range(part.footer.num_row_groups))
+        for column in map(group.column, range(group.num_columns))
+        if column.path_in_schema.partition(".")[0] in wanted or column.path_in_schema in wanted
+    )
+
+
+def _batches(part: Part, names: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+    try:
+        with pq.ParquetFile(part.path, metadata=part.footer, pre_buffer=False, buffer_size=PAGE_BYTES) as file:
+            yield from file.iter_batches(batch_size=rows, columns=names, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(part.path, error) from None

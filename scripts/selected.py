@@ -1,0 +1,52 @@
+"""The way out: the input again, all rows, with its metadata columns and the selected descriptors only."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from common import files
+from common.descriptors_settings import Selected
+from common.errors import UserError
+from common.stage import Stage, run_stage
+from descriptors import rows
+from descriptors.table import ROOT, open_table, placed
+
+
+def main() -> None:
+    run_stage(
+        "selected",
+        Selected,
+        inputs={"manifest": "JSON of pass 0", "columns": "text: the final descriptors, one a line"},
+        outputs={"out-table": "Parquet: metadata and these columns of all rows, as in the input"},
+        values=ROOT,
+        optional=tuple(ROOT),
+        work=work,
+    )
+
+
+def work(stage: Stage) -> None:
+    manifest = files.read_json(stage.paths.manifest)
+    paths = [placed(each["path"], stage.paths.root) for each in manifest["files"]]  # a sample was for the passes alone
+    table = open_table(paths, 0, manifest["metadata_columns"], manifest["excluded_columns"])
+    if table.rows != manifest["n_rows"]:
+        raise UserError(
+            f"{stage.paths.manifest}: says {manifest['n_rows']} rows, but the files have {table.rows} now; "
+            "run pass0 again"
+        )
+    chosen = files.read_lines(stage.paths.columns)
+    unknown = sorted(set(chosen) - set(table.descriptors))
+    if unknown:
+        raise UserError(f"{stage.paths.columns}: {unknown[0]} is no descriptor of {paths[0]}; run the passes again")
+    wanted = {*table.metadata, *chosen}
+    schema = pa.schema([field for field in table.schema if field.name in wanted])
+    files.check_space(stage.paths.out_table, rows.bytes_of(table, schema.names))
+    with files.atomic(stage.paths.out_table) as temporary:
+        written = rows.write(temporary, schema, rows.read(table, schema, stage.runtime.batch_rows))
+    stage.log(
+        f"{written:,} rows",
+        f"{len(chosen)} of {len(table.descriptors)} descriptors, {len(table.metadata)} metadata columns",
+    )
+
+
+if __name__ == "__main__":
+    main()
