@@ -10,7 +10,7 @@ WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() or 1, 8))")
 
 # set-up: the pins of envs/, again when they change; torch by itself, before those that need it
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
-$(VENV)/.done: envs/cpu.txt envs/cluster.txt envs/dev.txt envs/models.txt envs/molecules.txt
+$(VENV)/.done: envs/cpu.txt envs/cluster.txt envs/dev.txt envs/export.txt envs/models.txt envs/molecules.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(shell grep ^torch== envs/cpu.txt)
 	$(PIP) -r envs/dev.txt

@@ -39,7 +39,7 @@ rule all:
     """Everything that the config asks for."""
     default_target: True
     input:
-        rules.molecules.output if config["molecules"] is not None else [],
+        rules.molecules.input if config["molecules"] is not None else [],
         rules.descriptors.input if config["descriptors"] is not None else [],
         WAY_OUT if config["descriptors"] is not None else [],
         rules.taxoclass.input if config["taxoclass"] is not None else [],

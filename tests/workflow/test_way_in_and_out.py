@@ -116,6 +116,17 @@ def test_nothing_is_left_to_do_and_other_shards_make_the_same_table(followed):
     assert pa.concat_tables(map(pq.read_table, parts)).equals(before)
 
 
+def test_after_an_interruption_only_the_shard_that_is_missing_is_calculated(followed):
+    lost = followed / "results" / "mine" / "molecules" / "descriptors_2_of_2.parquet"
+    before = lost.read_bytes()
+    lost.unlink()
+    done = follow(followed, "sh", "snakemake molecules --cores 2 --configfile my.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    ran = re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", done.stdout + done.stderr)
+    assert ran == ["molecules_shard", "molecules_failures", "molecules"]
+    assert lost.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("section", "words"),
     [

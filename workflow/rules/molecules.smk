@@ -79,19 +79,18 @@ MOLECULE_TABLES = [
 ]
 
 
-rule molecules:
-    """The descriptors of all molecules, and which have none and why."""
+rule molecules_failures:
+    """Which molecules have no descriptors and why, of all shards."""
     input:
-        MOLECULE_TABLES,
         failures=[
             rules.molecules_shard.output.failures.apply_wildcards({"number": number}) for number in MOLECULE_NUMBERS
         ],
     output:
         failures=f"{MOLECULES}/failures.tsv",
     log:
-        "logs/molecules.log",
+        "logs/molecules_failures.log",
     benchmark:
-        "benchmarks/molecules.tsv"
+        "benchmarks/molecules_failures.tsv"
     localrule: True
     conda:
         "../../envs/cpu.yaml"
@@ -104,3 +103,10 @@ rule molecules:
         script=SCRIPTS / "molecules_failures.py",
     shell:
         "python {params.script:q} --failures {input.failures:q} --out-failures {output.failures:q} > {log:q} 2>&1"
+
+
+rule molecules:
+    """The descriptors of all molecules, and which have none and why."""
+    input:
+        MOLECULE_TABLES,
+        rules.molecules_failures.output,
