@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from common import files
+from common import files, row_groups
 from common.descriptors_settings import Pass0, is_sampled
 from common.errors import UserError
 from common.stage import Stage, run_stage
@@ -91,7 +91,7 @@ def write_sample(table: Table, masks: list[np.ndarray], path: str, batch_rows: i
     """Stream the kept rows, all columns, into one Parquet file."""
     schema = table.schema
     with files.atomic(path) as temporary:
-        rows.write(temporary, schema, kept_rows(table, masks, schema, batch_rows))
+        row_groups.write(temporary, schema, kept_rows(table, masks, schema, batch_rows))
 
 
 def kept_rows(table: Table, masks: list[np.ndarray], schema: pa.Schema, batch_rows: int) -> Iterator[pa.Table]:

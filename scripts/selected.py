@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from common import files
+from common import files, row_groups
 from common.descriptors_settings import Selected
 from common.errors import UserError
 from common.stage import Stage, run_stage
@@ -39,7 +39,7 @@ def work(stage: Stage) -> None:
     schema = pa.schema([field for field in table.schema if field.name in wanted])
     files.check_space(stage.paths.out_table, rows.bytes_of(table, schema.names))
     with files.atomic(stage.paths.out_table) as temporary:
-        written = rows.write(temporary, schema, rows.read(table, schema, stage.runtime.batch_rows))
+        written = row_groups.write(temporary, schema, rows.read(table, schema, stage.runtime.batch_rows))
     stage.log(
         f"{written:,} rows",
         f"{len(chosen)} of {len(table.descriptors)} descriptors, {len(table.metadata)} metadata columns",

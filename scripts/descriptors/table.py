@@ -15,19 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from common.errors import UserError
+from common.found import find_files
 from descriptors import kernels
 
 WHOLE_BYTES = 1 << 28
 FOOTER_BYTES = 1 << 16
 BATCH_CELLS = 1 << 20
-
-
-def find_files(pattern: str, key: str = "descriptors.parquet_glob") -> list[str]:
-    """Sorted files that match; raises UserError where there is none, which names the setting ``key``."""
-    found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
-    if not found:
-        raise UserError(f"config: {key} = {pattern!r} matches no file; correct the pattern")
-    return found
 
 
 def file_key(path: str, pattern: str) -> str:
