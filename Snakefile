@@ -32,7 +32,9 @@ if config["taxoclass"] is not None:
     include: "workflow/rules/taxoclass.smk"
 
 
-include: "workflow/rules/report.smk"
+if config["descriptors"] is not None or config["taxoclass"] is not None:
+
+    include: "workflow/rules/report.smk"
 
 
 rule all:
@@ -43,4 +45,4 @@ rule all:
         rules.descriptors.input if config["descriptors"] is not None else [],
         WAY_OUT if config["descriptors"] is not None else [],
         rules.taxoclass.input if config["taxoclass"] is not None else [],
-        rules.report.output,
+        rules.report.output if "report" in dir(rules) else [],

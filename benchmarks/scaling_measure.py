@@ -168,7 +168,8 @@ def ranking(rows: int) -> Observation:
 
 def reading(folder: Path) -> float:
     """Seconds a value, to read columns from Parquet."""
-    from descriptors.table import find_files, open_table
+    from common.found import find_files
+    from descriptors.table import open_table
 
     table = open_table(find_files(str(folder / "data" / "*.parquet")), 1, None, [])
     names = list(table.descriptors[:8])

@@ -8,9 +8,10 @@ import pandas as pd
 
 from common import files
 from common.descriptors_settings import Descriptors, is_sampled
+from common.found import ROOT, find_files, placed
 from common.stage import Stage, run_stage
 from descriptors import cost, nonlinear
-from descriptors.table import ROOT, Table, find_files, open_table, placed
+from descriptors.table import Table, open_table
 
 PASSES = ("pass1", "pass2", "pass3", "pass4")
 

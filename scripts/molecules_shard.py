@@ -8,11 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from common import files
+from common import files, row_groups
 from common.errors import UserError
 from common.molecules_settings import CalculateMolecules
 from common.stage import Stage, run_stage
-from descriptors import rows
 from molecules import calculation
 
 BATCH_ROWS = 256
@@ -43,7 +42,7 @@ def work(stage: Stage) -> None:
     schema = pa.schema([*((name, pa.string()) for name in metadata), *((name, pa.float64()) for name in names)])
     failures: list[str] = ["\t".join(HEADER)]
     with files.atomic(stage.paths.out_table) as temporary:
-        count = rows.write(temporary, schema, described(stage, schema, failures))
+        count = row_groups.write(temporary, schema, described(stage, schema, failures))
     files.write_lines(stage.paths.out_failures, failures)
     stage.log(f"{count:,} molecules", f"{len(names)} descriptors", f"{len(failures) - 1} failed")
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from common import files
+from common import files, row_groups
 from common.descriptors_settings import Pass0, is_sampled
 from common.errors import UserError
+from common.found import ROOT, find_files, named, placed
 from common.stage import Stage, run_stage
 from descriptors import rows
 from descriptors.sampling import keep_fraction, keep_smallest, row_hashes
-from descriptors.table import ROOT, Table, file_key, files_digest, find_files, named, open_table, placed
+from descriptors.table import Table, file_key, files_digest, open_table
 
 
 def main() -> None:
@@ -101,7 +102,7 @@ def write_sample(table: Table, masks: list[np.ndarray], path: str, batch_rows: i
     """Stream the kept rows, all columns, into one Parquet file."""
     schema = table.schema
     with files.atomic(path) as temporary:
-        rows.write(temporary, schema, kept_rows(table, masks, schema, batch_rows))
+        row_groups.write(temporary, schema, kept_rows(table, masks, schema, batch_rows))
 
 
 def kept_rows(table: Table, masks: list[np.ndarray], schema: pa.Schema, batch_rows: int) -> Iterator[pa.Table]:

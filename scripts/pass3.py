@@ -7,9 +7,9 @@ import numpy as np
 from common import files
 from common.descriptors_settings import Pass3
 from common.errors import UserError
+from common.found import ROOT
 from common.stage import Stage, run_stage
 from descriptors import pearson, products, vif
-from descriptors.table import ROOT
 
 
 def main() -> None:

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 
 from common import files, pieces
 from common.errors import UserError
+from common.found import find_files
 from common.molecules_settings import ReadMolecules
 from common.stage import Stage, run_stage
-from descriptors.table import find_files
 from molecules import reading
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from common import files
+from common import files, row_groups
 from common.descriptors_settings import Selected
 from common.errors import UserError
+from common.found import ROOT, placed
 from common.stage import Stage, run_stage
 from descriptors import rows
-from descriptors.table import ROOT, open_table, placed
+from descriptors.table import open_table
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def work(stage: Stage) -> None:
     schema = pa.schema([field for field in table.schema if field.name in wanted])
     files.check_space(stage.paths.out_table, rows.bytes_of(table, schema.names))
     with files.atomic(stage.paths.out_table) as temporary:
-        written = rows.write(temporary, schema, rows.read(table, schema, stage.runtime.batch_rows))
+        written = row_groups.write(temporary, schema, rows.read(table, schema, stage.runtime.batch_rows))
     stage.log(
         f"{written:,} rows",
         f"{len(chosen)} of {len(table.descriptors)} descriptors, {len(table.metadata)} metadata columns",

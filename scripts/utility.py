@@ -12,9 +12,10 @@ from tqdm import tqdm
 from common import files
 from common.descriptors_settings import Runtime, Utility
 from common.errors import UserError
+from common.found import ROOT, placed
 from common.stage import Stage, run_stage
 from descriptors import targets, utility
-from descriptors.table import ROOT, Table, open_table, placed
+from descriptors.table import Table, open_table
 
 COPIES = 4  # of the values, while a model is fitted
 HEADER = ("model", "descriptors", "number", "score", "mean", "low", "high")
@@ -166,7 +167,7 @@ def write(
         {
             "parameters": stage.parameters,
             "input_fingerprint": manifest["input_fingerprint"],
-            "made_from": files.digest(stage.paths.columns),
+            "made_from": files.contents_digest([stage.paths.columns]),
             **about,
             "descriptors": {name: number[name] for name in number if name in next(iter(results.values()))},
             "models": results,

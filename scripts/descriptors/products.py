@@ -11,8 +11,9 @@ import numpy as np
 
 from common import files
 from common.errors import UserError
+from common.found import placed
 from descriptors.codes import CodeFile, RankCodes
-from descriptors.table import Table, open_table, placed
+from descriptors.table import Table, open_table
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,16 @@
-"""Rows of the whole table, all their columns or some, from file to file: a few at a time, whatever there are."""
+"""Rows of the whole table, all their columns or some: a few at a time, whatever there are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import UserError
+from common.row_groups import group_rows
 from descriptors.table import Part, Table, unreadable
 
-GROUP_BYTES = 1 << 26  # of one row group that is written, as numbers
 PAGE_BYTES = 1 << 16  # read ahead of each column: not its whole share of a row group, which may be the whole file
 
 
@@ -37,28 +36,6 @@ def fitted(path: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
         raise UserError(
             f"{path}: its columns do not fit those of the other files ({reason}); convert them to one type"
         ) from None
-
-
-def write(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
-    """Stream tables into one Parquet file and count their rows; its row groups do not depend on how they come."""
-    group, written = group_rows(schema), 0
-    with pq.ParquetWriter(path, schema) as writer:
-        waiting, n_waiting = [schema.empty_table()], 0
-        for rows in tables:
-            waiting.append(rows)
-            n_waiting += len(rows)
-            written += len(rows)
-            while n_waiting >= group:
-                together = pa.concat_tables(waiting)
-                writer.write_table(together.slice(0, group).combine_chunks(), row_group_size=group)
-                waiting, n_waiting = [together.slice(group)], n_waiting - group
-        writer.write_table(pa.concat_tables(waiting).combine_chunks(), row_group_size=group)
-    return written
-
-
-def group_rows(schema: pa.Schema) -> int:
-    """Rows of a row group."""
-    return max(GROUP_BYTES // (8 * len(schema)), 1)
 
 
 def bytes_of(table: Table, names: Iterable[str]) -> int:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from common.errors import UserError
+from common.found import sizes
 from descriptors import kernels
 
 if TYPE_CHECKING:
@@ -24,37 +25,6 @@ if TYPE_CHECKING:
 WHOLE_BYTES = 1 << 28
 FOOTER_BYTES = 1 << 16
 BATCH_CELLS = 1 << 20
-# a flag of the scripts that read tables
-ROOT = {"root": "folder that relative paths of tables start at, if not this one"}
-
-
-def find_files(
-    pattern: str, storage: AbstractFileSystem | None = None, key: str = "descriptors.parquet_glob"
-) -> list[str]:
-    """Sorted files that match, in ``storage`` or here; UserError naming the setting ``key`` where there is none."""
-    return list(_sizes(pattern, storage, key))
-
-
-def _sizes(pattern: str, storage: AbstractFileSystem | None, key: str = "descriptors.parquet_glob") -> dict[str, int]:
-    if storage is None:
-        found = {path: os.path.getsize(path) for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)}
-    else:
-        matches = storage.glob(os.path.normpath(pattern), detail=True)
-        found = {path: each["size"] for path, each in matches.items() if each["type"] == "file"}
-    if not found:
-        where = " in the default storage" if storage is not None else ""
-        raise UserError(f"config: {key} = {pattern!r} matches no file{where}; correct the pattern")
-    return dict(sorted(found.items()))
-
-
-def placed(path: str, root: str | None) -> str:
-    """Where a path of the config or the manifest is for this job: relative ones start at ``root``, if it is given."""
-    return os.path.join(root, path) if root else path
-
-
-def named(path: str, root: str | None) -> str:
-    """The reverse of ``placed``: the same on every machine."""
-    return os.path.relpath(path, root) if root and PurePath(path).is_relative_to(root) else path
 
 
 def file_key(path: str, pattern: str) -> str:
@@ -74,9 +44,9 @@ def files_digest(pattern: str, storage: AbstractFileSystem | None = None) -> str
     there, an edit that leaves every size, minimum and maximum as it was goes unseen.
     """
     digest = hashlib.sha256()
-    sizes = _sizes(pattern, storage)
-    whole = sum(sizes.values()) <= WHOLE_BYTES
-    for path, size in sizes.items():
+    found = sizes(pattern, storage)
+    whole = sum(found.values()) <= WHOLE_BYTES
+    for path, size in found.items():
         digest.update(f"{file_key(path, pattern)}\0{size}\0".encode())
         with open(path, "rb") if storage is None else storage.open(path) as handle:
             handle.seek(0 if whole else max(size - FOOTER_BYTES, 0))

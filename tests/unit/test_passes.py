@@ -581,7 +581,7 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_others(sample, tmp_p
 
 def test_batches_change_no_byte_of_the_sample(sample, tmp_path, monkeypatch):
     # one row group a batch: a run with other batches wrote another file, and small shares gave groups of a few rows
-    monkeypatch.setattr("descriptors.rows.GROUP_BYTES", 8 * 17 * 50)
+    monkeypatch.setattr("common.row_groups.GROUP_BYTES", 8 * 17 * 50)
     written = []
     for batch_rows in (3, 50, 64, 10_000):
         sample("--sample_per_file", "0.5", "--batch_rows", batch_rows)
@@ -594,7 +594,7 @@ def test_batches_change_no_byte_of_the_sample(sample, tmp_path, monkeypatch):
 
 def test_batches_change_no_byte_of_a_sample_of_many_pages(tmp_path, sample, monkeypatch):
     # a page of 1 MiB ends where a batch ended, unless the batches are joined
-    monkeypatch.setattr("descriptors.rows.GROUP_BYTES", 8 * 2 * 150_000)
+    monkeypatch.setattr("common.row_groups.GROUP_BYTES", 8 * 2 * 150_000)
     values = np.random.default_rng(0).random(300_000)
     write_table(tmp_path / "in" / "1.parquet", {"id": ["x"] * len(values), "a": values}, metadata=0)
     written = []

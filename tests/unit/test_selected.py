@@ -106,12 +106,13 @@ def test_a_table_of_one_large_row_group_is_never_in_memory_as_a_whole(tmp_path):
     code = f"""
 import pyarrow as pa
 from pathlib import Path
+from common import row_groups
 from descriptors import rows
 from descriptors.table import open_table
-rows.GROUP_BYTES = 1 << 20
+row_groups.GROUP_BYTES = 1 << 20
 table = open_table([{str(tmp_path / "t.parquet")!r}], 0, None, [])
 schema = pa.schema([table.schema.field(k) for k in range(0, 30, 2)])
-assert rows.write(Path({str(tmp_path / "out.parquet")!r}), schema, rows.read(table, schema, 10_000)) == 400_000
+assert row_groups.write(Path({str(tmp_path / "out.parquet")!r}), schema, rows.read(table, schema, 10_000)) == 400_000
 print(pa.default_memory_pool().max_memory())
 """
     done = subprocess.run(

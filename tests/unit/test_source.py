@@ -78,17 +78,17 @@ PROBE = """
 import importlib, json, sys
 found = {}
 for name in sys.argv[2:]:
-    for module in [m for m in sys.modules if m.split(".")[0] in ("descriptors", "taxoclass", "common")]:
+    for module in [m for m in sys.modules if m.split(".")[0] in ("molecules", "descriptors", "taxoclass", "common")]:
         del sys.modules[module]
     importlib.import_module(name)
-    found[name] = sorted(m for m in sys.modules if m.startswith(("descriptors.", "taxoclass.")))
+    found[name] = sorted(m for m in sys.modules if m.startswith(("molecules.", "descriptors.", "taxoclass.")))
 print(json.dumps(found))
 """
 
 
 @pytest.fixture(scope="module")
 def imported() -> dict[str, list[str]]:
-    """What each stage's script really imports of the two wings."""
+    """What each stage's script really imports of the wings."""
     run = subprocess.run(
         [sys.executable, "-c", PROBE, "", *STAGES],
         capture_output=True,
@@ -113,7 +113,7 @@ def test_what_a_stage_imports_when_it_runs_is_in_its_digest(stage, imported):
 
 @pytest.fixture(scope="module")
 def users() -> dict[str, set[str]]:
-    """Of each module of the two wings the stages that run it."""
+    """Of each module of the wings the stages that run it."""
     found: dict[str, set[str]] = {}
     for stage in STAGES:
         for path in used_modules(SCRIPTS / f"{stage}.py", SCRIPTS):
@@ -135,5 +135,5 @@ def test_stages_that_share_no_numerics_do_not_rerun_for_one_another(users):
 def test_an_edit_in_one_wing_reruns_nothing_of_the_other(users):
     for module, stages in users.items():
         wing = module.split("/")[0]
-        if wing in ("descriptors", "taxoclass"):
+        if wing in ("molecules", "descriptors", "taxoclass"):
             assert {STAGES[stage][0] for stage in stages} == {wing}, module

@@ -10,9 +10,10 @@ import pytest
 
 from common.errors import UserError
 from common.files import contents_digest
+from common.found import find_files, named, placed
 from common.storage import fetched, open_storage
 from conftest import write_table
-from descriptors.table import files_digest, find_files, named, open_table, placed
+from descriptors.table import files_digest, open_table
 
 pytest.importorskip("fsspec.implementations.arrow", reason="fsspec of envs/cluster.txt is not installed")
 

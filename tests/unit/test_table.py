@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
+from common.found import find_files
 from conftest import write_table
 from descriptors import table
-from descriptors.table import Table, file_key, files_digest, find_files, open_table
+from descriptors.table import Table, file_key, files_digest, open_table
 
 NAN, INF = np.nan, np.inf
 

@@ -21,11 +21,12 @@ from common.molecules_settings import table_glob
 from common.taxoclass_settings import Files
 from common.storage import fetched, open_storage
 from common.files import check_chain, check_product, contents_digest, read_json, write_json
+from common.found import find_files
 from common.source import source_digest
 from taxoclass.models import check as check_model
 from taxoclass.inputs import Texts, read_texts
 from descriptors.targets import check as check_target
-from descriptors.table import files_digest, find_files, open_table
+from descriptors.table import files_digest, open_table
 
 
 def checked(action, *arguments):
