@@ -32,7 +32,7 @@ if config["taxoclass"] is not None:
     include: "workflow/rules/taxoclass.smk"
 
 
-if config["descriptors"] is not None or config["taxoclass"] is not None:
+if config["descriptors"] or config["taxoclass"]:
 
     include: "workflow/rules/report.smk"
 
@@ -45,4 +45,4 @@ rule all:
         rules.descriptors.input if config["descriptors"] is not None else [],
         WAY_OUT if config["descriptors"] is not None else [],
         rules.taxoclass.input if config["taxoclass"] is not None else [],
-        rules.report.output if "report" in dir(rules) else [],
+        rules.report.output if config["descriptors"] or config["taxoclass"] else [],

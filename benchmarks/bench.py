@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import report
+import written
 from measure import POOLS, ROOT, busy, cores, machine, source
 
 SCHEMA_VERSION = 1
@@ -62,15 +62,15 @@ def main() -> None:
             continue
         print(f"{name} ...", end=" ", flush=True)
         measured = measure(name, arguments, settings | {"machine": start})
-        report.write_json(path, measured)
+        written.write_json(path, measured)
         print(measured.get("error", f"{measured['seconds']:.0f} s"), flush=True)
     read = {name: json.loads(path.read_text()) for name in ORDER if (path := folder / f"{name}.json").exists()}
     found = {name: row for name, row in read.items() if row.get("schema_version") == SCHEMA_VERSION}
-    text = report.table(found, settings | {"machine": start})
+    text = written.table(found, settings | {"machine": start})
     print(f"\n{text}")
     (arguments.out / "bench.txt").write_text(f"{text}\n")
-    report.write_json(arguments.out / "bench.json", {"machine": start, "settings": settings, "rows": found})
-    report.plot(found, arguments.out / "bench.png")
+    written.write_json(arguments.out / "bench.json", {"machine": start, "settings": settings, "rows": found})
+    written.plot(found, arguments.out / "bench.png")
     print(f"\n{arguments.out}/bench.txt, bench.json, bench.png")
 
 

@@ -24,8 +24,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import report  # noqa: E402
 import scaling_measure as measured  # noqa: E402
+import written  # noqa: E402
 from measure import busy, cores, machine, source  # noqa: E402
 from scaling_model import (  # noqa: E402
     Node,
@@ -104,7 +104,7 @@ def main() -> None:
         found = measure(TINY if arguments.tiny else FULL)
     rates, node = Rates(**found["rates"]), Node(**found["node"])
     found |= {"source": source(), "predictions": predict(rates, node, found), "memory": memory()}
-    report.write_json(tables / "scaling.json", found)
+    written.write_json(tables / "scaling.json", found)
     if tables == SHOWN:
         renew(ROOT / "docs" / "scaling.md", found)
     text = show(found)

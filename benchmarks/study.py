@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import report
+import written
 from measure import ROOT, cores, machine, source
 
 FLOOR = "floor: best path by cosine"  # no part of the workflow but its first stage
@@ -97,7 +97,7 @@ def main() -> None:
             found = run(
                 each, switch, arguments, folder / each.name, target="similarity" if name == FLOOR else "taxoclass"
             )
-            report.write_json(path, {**found, **settings, "set": each.name, "variant": name, "switch": switch})
+            written.write_json(path, {**found, **settings, "set": each.name, "variant": name, "switch": switch})
             print(found.get("error") or f"{found['strict']:.3f} ({found['seconds']:.0f} s)", flush=True)
     rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*/*.json"))]
     rows = [row for row in rows if is_of(row, settings)]
@@ -106,7 +106,7 @@ def main() -> None:
     tables = arguments.tables.resolve()
     tables.mkdir(parents=True, exist_ok=True)
     (tables / "study.txt").write_text(f"{text}\n")
-    report.write_json(tables / "study.json", {"machine": machine(), "settings": settings, "runs": rows})
+    written.write_json(tables / "study.json", {"machine": machine(), "settings": settings, "runs": rows})
     if rows:
         plot(rows, list(variants), tables / "study.png")
     print(f"\n{tables}/study.txt, study.json, study.png")
