@@ -37,6 +37,7 @@ SELECTION = {
     "clusters": "JSON: final clusters",
     "similarity": "npz: similarities of pass 4",
 }
+PREDICTED = {"utility": "JSON of utility"}
 LABELLING = {
     "corpus": "Parquet of check_corpus",
     "taxonomy": "JSON of check_corpus",
@@ -56,7 +57,7 @@ class NoSettings(Settings):
 
 
 def main() -> None:
-    inputs = SELECTION | LABELLING | JUDGED
+    inputs = SELECTION | PREDICTED | LABELLING | JUDGED
     run_stage(
         "report",
         NoSettings,
@@ -100,6 +101,7 @@ def read_selection(stage: Stage) -> selection.Selection:
         similarity=nonlinear.Similarity(
             similarity.get("hsic"), similarity.get("rdc"), similarity["fused"], similarity["common_rows"]
         ),
+        utility=files.read_json(paths.utility) if paths.utility else None,
     )
 
 

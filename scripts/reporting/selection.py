@@ -32,6 +32,7 @@ class Selection:
     details : JSON of passes 1 to 4. ranked : what passed pass 1. matrix : (P, P) its Spearman correlation.
     repaired : (R, R) a positive definite one of what passed pass 2.
     columns : names that left passes 1 to 4. clusters : JSON of final clusters. similarity : (Q, Q) of pass 4.
+    utility : JSON of utility, if there is one.
     """
 
     details: Sequence[Mapping[str, Any]]
@@ -41,6 +42,7 @@ class Selection:
     columns: Sequence[Sequence[str]]
     clusters: Mapping[str, Any]
     similarity: nonlinear.Similarity
+    utility: Mapping[str, Any] | None = None
 
     def settings(self, number: int) -> Mapping[str, Any]:
         return self.details[number - 1]["parameters"]
@@ -56,7 +58,7 @@ def sections(made: Selection) -> list[Section]:
         f"{first['n_columns']:,} descriptors of {first['n_rows']:,} molecules came in, {len(final):,} stay. "
         "One that went has another that stands for it, or hardly varies, or is mostly missing."
     )
-    return [
+    parts = [
         Section("What went, and why", told, (funnel(made), reasons(made))),
         Section(
             "Where is my descriptor?",
@@ -69,6 +71,9 @@ def sections(made: Selection) -> list[Section]:
         Section("What depends on another one in any other way", "", nonlinear_pairs(made)),
         Section("Other thresholds", "", (other_thresholds(made),)),
     ]
+    if made.utility is not None:
+        parts.append(Section("What it still predicts", "", (prediction(made.utility),)))
+    return parts
 
 
 def funnel(made: Selection) -> Picture:
@@ -284,6 +289,22 @@ def gated(made: Selection) -> np.ndarray:
     keys = ("features", "hsic_D", "rdc_d", "rdc_seeds", "w_hsic", "w_rdc")
     null = partial(nonlinear.null_quantile, seed=settings["random_seed"], **{key: settings[key] for key in keys})
     return nonlinear.gate(made.similarity, null)[0]
+
+
+def prediction(utility: Mapping[str, Any]) -> Table:
+    """Scores of the models on all, the selected and random descriptors."""
+    rows = [
+        (model, name, utility["descriptors"].get(name), found["mean"], found["low"], found["high"])
+        for model, sets in utility["models"].items()
+        for name, found in sets.items()
+    ]
+    score, target = utility["score"], utility["parameters"]["utility_target"]
+    return Table(
+        ("model", "descriptors", "number", score, "from", "to"),
+        rows,
+        f"{target}, cross-validated on {utility['rows']:,} molecules with all descriptors, those left by passes, and "
+        "as many random ones as were selected; 95 % intervals over the folds.",
+    )
 
 
 def other_thresholds(made: Selection) -> Picture:

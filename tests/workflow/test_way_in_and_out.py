@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import html
+import json
 import os
 import re
 import subprocess
@@ -16,6 +18,7 @@ import yaml
 
 from conftest import ROOT, copy_workflow, write_table
 from passes import table
+from reporting import page as report_page
 
 pytestmark = pytest.mark.xdist_group("way in and out")
 
@@ -101,6 +104,15 @@ def test_the_page_shows_the_scores_that_the_run_gives(followed):
             given = [float(result[key]) for key in ("mean", "low", "high")]
             # another machine rounds otherwise, which may grow another tree
             assert shown == pytest.approx(given[: len(shown)], abs=0.01)
+
+
+def test_the_report_has_the_scores(followed):
+    found = json.loads((followed / "results" / "mine" / "descriptors" / "utility.json").read_text())
+    page = (followed / "results" / "mine" / "report.html").read_text()
+    for model, sets in found["models"].items():
+        for name, result in sets.items():
+            cells = "".join(f"<td>{re.escape(html.escape(each))}</td>" for each in (model, name))
+            assert re.search(rf"{cells}.*?>{re.escape(report_page.cell(result['mean']))}<", page), (model, name)
 
 
 def test_nothing_is_left_to_do_and_other_shards_make_the_same_table(followed):

@@ -21,6 +21,8 @@ if config["descriptors"] is not None:
         "clusters": [rules.pass4.output.clusters],
         "similarity": ancient([rules.pass4.output.similarity]),
     }
+    if TARGET is not None:
+        REPORTED |= {"utility": [rules.utility.output.details]}
 if config["taxoclass"] is not None:
     REPORTED |= {
         "corpus": ancient([rules.check_corpus.output.corpus]),
