@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 import alternatives as door
+from common import files
 from descriptors import alternatives
 from descriptors.lineage import Parent, cluster_info
 
@@ -61,7 +62,9 @@ def run(monkeypatch, *arguments: str) -> None:
 
 @pytest.fixture
 def clusters(write) -> str:
-    return write("final_cluster_info.json", json.dumps({"schema_version": 1, **INFO}, default=vars))
+    path = write("final_cluster_info.json", "")
+    files.write_json(path, json.loads(json.dumps(INFO, default=vars)))
+    return path
 
 
 def test_the_command_writes_a_line_for_each_cluster_of_each_set(monkeypatch, clusters, tmp_path, capsys):

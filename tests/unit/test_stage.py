@@ -15,6 +15,7 @@ from common.config import STAGES, runtime_of, with_runtime
 from common.descriptors_settings import Descriptors, Pass0, Pass1, Runtime
 from common.errors import UserError
 from common.files import read_json
+from common.molecules_settings import Molecules
 from common.stage import Stage, run_stage
 from common.taxoclass_settings import CheckCorpus, CoreClasses, Given, Similarity, Taxoclass, TaxoclassRuntime
 
@@ -23,6 +24,21 @@ MACHINERY = {"settings", "threads", "gpu", "provenance", "code"}
 OTHER = {
     "parquet_glob": "data/*.parquet",
     "n_metadata": 3,
+    "selected_table": True,
+    "utility_target": "activity",
+    "utility_file": "other.csv",
+    "utility_key": "name",
+    "utility_task": "regression",
+    "utility_folds": 4,
+    "utility_repeats": 3,
+    "utility_random_sets": 2,
+    "utility_rows": 500,
+    "molecules_glob": "data/*.csv",
+    "smiles_column": "structure",
+    "id_column": "name",
+    "descriptor_sets": ["rdkit", "mordred"],
+    "timeout_seconds": 5.5,
+    "molecule_shards": 4,
     "metadata_columns": ["a b", "7"],
     "exclude_columns": ["Target", "null"],
     "sample_per_file": 0.25,
@@ -134,9 +150,10 @@ OTHER = {
     "loggers": ["wandb", "tensorboard"],
 }
 # what a stage has to be given beside
-BESIDE = {"pass0": {"parquet_glob": "x"}}
+BESIDE = {"pass0": {"parquet_glob": "x"}, "read_molecules": {"molecules_glob": "x"}}
 # what a value is allowed with
-TOGETHER = {"candidates": {"backend": "nli"}}
+TABLE = {"utility_target": "y", "utility_file": "f", "utility_key": "k"}
+TOGETHER = {"candidates": {"backend": "nli"}, "utility_file": TABLE, "utility_key": TABLE}
 
 
 @pytest.fixture
@@ -193,7 +210,7 @@ def test_help_may_speak_of_percent(run, capsys):
 
 
 def test_there_is_an_example_of_every_setting():
-    settings = Descriptors.model_fields | Taxoclass.model_fields
+    settings = Descriptors.model_fields | Taxoclass.model_fields | Molecules.model_fields
     assert OTHER.keys() == settings.keys() - Given.model_fields.keys()  # which only the workflow has
     for key in OTHER:
         assert OTHER[key] != settings[key].default, key

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -51,6 +52,10 @@ def hurt_on_its_way(
 def node(tmp_path_factory) -> Iterator[None]:
     if why_not := slurm.why_not():
         pytest.skip(why_not)
+    if " " in sys.executable:
+        pytest.skip(
+            "Snakemake does not quote its Python in a job of a cluster: use an environment in a path without spaces"
+        )
     with slurm.started(tmp_path_factory.mktemp("slurm")):
         yield
 
