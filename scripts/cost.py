@@ -27,7 +27,7 @@ def main() -> None:
         outputs={},
         work=work,
         values=ROOT,
-        optional=("root",),
+        optional=tuple(ROOT),
         several=("columns", "provenance-of"),
     )
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from common import files, row_groups
 from common.descriptors_settings import Pass0, is_sampled
 from common.errors import UserError
-from common.found import ROOT, find_files, named, placed
+from common.found import ROOT, SOURCE, find_files, named, placed
 from common.stage import Stage, run_stage
 from descriptors import rows
 from descriptors.sampling import keep_fraction, keep_smallest, row_hashes
@@ -27,11 +27,8 @@ def main() -> None:
             "out-sample": "Parquet: the sampled rows, only with sample_per_file or sample_rows",
         },
         work=work,
-        values={
-            **ROOT,
-            "source": "digest of the files when the run was planned",
-        },
-        optional=("out-sample", "root", "source"),
+        values=ROOT | SOURCE,
+        optional=("out-sample", *ROOT, *SOURCE),
     )
 
 

@@ -16,17 +16,12 @@ from common import files
 from common.descriptors_settings import Pass1
 from common.device import open_arrays
 from common.errors import UserError
-from common.found import ROOT
+from common.found import ROOT, SOURCE
 from common.stage import Stage, run_stage
 from descriptors import products, ranks, ranks_on_card
 from descriptors.codes import CodeFile, CodesWriter
 from descriptors.scan import STATISTICS, Scanned, scan
 from descriptors.table import Table
-
-SOURCE = {
-    "source": "digest of the input files, which pass 0 has to have seen",
-    **ROOT,
-}
 
 
 def main() -> None:
@@ -49,8 +44,8 @@ def main() -> None:
             "out-rows": "npy: content hash of each row",
         },
         work=work,
-        values=SOURCE,
-        optional=("pieces", "piece-codes", "piece-fine", *SOURCE),
+        values=ROOT | SOURCE,
+        optional=("pieces", "piece-codes", "piece-fine", *ROOT, *SOURCE),
         several=("pieces", "piece-codes", "piece-fine"),
     )
 

@@ -8,10 +8,11 @@ from tqdm import tqdm
 
 from common import files, pieces
 from common.descriptors_settings import Pass1
+from common.found import ROOT, SOURCE
 from common.stage import Stage, run_stage
 from descriptors.codes import CodesWriter
 from descriptors.scan import scan
-from pass1 import SOURCE, shard_key, sorting, source
+from pass1 import shard_key, sorting, source
 
 
 def main() -> None:
@@ -25,8 +26,8 @@ def main() -> None:
             "out-fine": "npy: places in the cells",
         },
         work=work,
-        values={"shard": "number of the shard, from 1"} | SOURCE,
-        optional=tuple(SOURCE),
+        values={"shard": "number of the shard, from 1"} | ROOT | SOURCE,
+        optional=(*ROOT, *SOURCE),
     )
 
 

@@ -31,7 +31,7 @@ def main() -> None:
         },
         work=work,
         values=ROOT,
-        optional=("root",),
+        optional=tuple(ROOT),
     )
 
 

@@ -7,10 +7,9 @@ import pyarrow as pa
 from common import files, row_groups
 from common.descriptors_settings import Selected
 from common.errors import UserError
-from common.found import ROOT, placed
+from common.found import ROOT
 from common.stage import Stage, run_stage
-from descriptors import rows
-from descriptors.table import open_table
+from descriptors import products, rows
 
 
 def main() -> None:
@@ -26,18 +25,11 @@ def main() -> None:
 
 
 def work(stage: Stage) -> None:
-    manifest = files.read_json(stage.paths.manifest)
-    paths = [placed(each["path"], stage.paths.root) for each in manifest["files"]]  # a sample was for the passes alone
-    table = open_table(paths, 0, manifest["metadata_columns"], manifest["excluded_columns"])
-    if table.rows != manifest["n_rows"]:
-        raise UserError(
-            f"{stage.paths.manifest}: says {manifest['n_rows']} rows, but the files have {table.rows} now; "
-            "run pass0 again"
-        )
+    _, table = products.whole(stage.paths.manifest, stage.paths.root)
     chosen = files.read_lines(stage.paths.columns)
     unknown = sorted(set(chosen) - set(table.descriptors))
     if unknown:
-        raise UserError(f"{stage.paths.columns}: {unknown[0]} is no descriptor of {paths[0]}; run the passes again")
+        raise UserError(f"{stage.paths.columns}: {unknown[0]} is no descriptor of the input; run the passes again")
     wanted = {*table.metadata, *chosen}
     schema = pa.schema([field for field in table.schema if field.name in wanted])
     files.check_space(stage.paths.out_table, rows.bytes_of(table, schema.names))

@@ -12,10 +12,10 @@ from tqdm import tqdm
 from common import files
 from common.descriptors_settings import Runtime, Utility
 from common.errors import UserError
-from common.found import ROOT, placed
+from common.found import ROOT
 from common.stage import Stage, run_stage
-from descriptors import targets, utility
-from descriptors.table import Table, open_table
+from descriptors import products, targets, utility
+from descriptors.table import Table
 
 COPIES = 4  # of the values, while a model is fitted
 HEADER = ("model", "descriptors", "number", "score", "mean", "low", "high")
@@ -40,9 +40,7 @@ def main() -> None:
 
 def work(stage: Stage) -> None:
     settings: Utility = stage.settings
-    manifest = files.read_json(stage.paths.manifest)
-    paths = [placed(each["path"], stage.paths.root) for each in manifest["files"]]
-    table = open_table(paths, 0, manifest["metadata_columns"], manifest["excluded_columns"])
+    manifest, table = products.whole(stage.paths.manifest, stage.paths.root)
     given = {"selected": stage.paths.columns, "after pass 2": stage.paths.pass2, "after pass 3": stage.paths.pass3}
     place = {name: number for number, name in enumerate(table.descriptors)}
     sets = {"all": np.arange(len(place))} | {name: places_of(path, place) for name, path in given.items() if path}
@@ -162,7 +160,13 @@ def write(
     stage: Stage, manifest: dict[str, Any], results: dict[str, Any], sets: dict[str, np.ndarray], about: dict[str, Any]
 ) -> None:
     number = {name: len(columns) for name, columns in sets.items()} | {"random": len(sets["selected"])}
-    files.write_json(
+    rows = [HEADER]
+    for model, result in results.items():
+        for name, found in result.items():
+            numbers = (f"{found[key]:.4f}" for key in ("mean", "low", "high"))
+            rows.append((model, name, str(number.get(name, "")), about["score"], *numbers))
+    files.write_lines(stage.paths.out_table, ["\t".join(row) for row in rows])
+    stage.record(
         stage.paths.out_details,
         {
             "parameters": stage.parameters,
@@ -173,12 +177,6 @@ def write(
             "models": results,
         },
     )
-    rows = [HEADER]
-    for model, result in results.items():
-        for name, found in result.items():
-            numbers = (f"{found[key]:.4f}" for key in ("mean", "low", "high"))
-            rows.append((model, name, str(number.get(name, "")), about["score"], *numbers))
-    files.write_lines(stage.paths.out_table, ["\t".join(row) for row in rows])
 
 
 if __name__ == "__main__":

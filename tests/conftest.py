@@ -98,6 +98,16 @@ def store(folder: Path, table: np.ndarray) -> Stored:
     return Stored(cells, fine, levels, ecdf, valid.sum(axis=0), np.array([labels[mask] for mask in masks]))
 
 
+@pytest.fixture(scope="session")
+def dry_runs(tmp_path_factory):
+    """Snakemake's command line without its start: ``dry_runs(folder, *arguments)``."""
+    from tiny_taxoclass import DryRuns
+
+    server = DryRuns(tmp_path_factory.mktemp("dry_runs"))
+    yield server
+    server.close()
+
+
 @contextmanager
 def few_cells(cells: int = 32, few: int = 8, exact_rows: int = 10) -> Iterator[None]:
     """The steps of large tables in small ones: cells of several ranks from ``cells`` / 2 rows on."""

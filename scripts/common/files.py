@@ -152,6 +152,14 @@ def check_product(path: str | Path) -> None:
             check(os.path.relpath(each), entry if entry["bytes"] <= LARGE else {"bytes": entry["bytes"]})
 
 
+def check_results(products: Iterable[str | Path], chain: Sequence[str | Path]) -> None:
+    """Before a run: UserError where a product is damaged, or was not made from what stands before it in ``chain``."""
+    for path in products:
+        if str(path).endswith(".json"):
+            check_product(path)
+    check_chain(*chain, resumed=True)
+
+
 def damaged(path: str | Path) -> UserError:
     return UserError(f"{path}: is damaged: its content is not what was written; {AGAIN}")
 
@@ -224,12 +232,13 @@ def read_json(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); {AGAIN}") from None
     found = content.get("schema_version") if isinstance(content, dict) else None
-    if found != SCHEMA_VERSION:
+    sealed = text == _sealed(text.rpartition(CHECKSUM)[0])
+    if found != SCHEMA_VERSION and (sealed or CHECKSUM not in text):
         raise UserError(
             f"{path}: schema_version is {found}, not {SCHEMA_VERSION}: of another version of winnow; choose another "
             "results folder, or delete this one"
         )
-    if text != _sealed(text.rpartition(CHECKSUM)[0]):
+    if not sealed:
         raise damaged(path)
     name = content.pop(NAME)
     if name != Path(path).name:

@@ -12,7 +12,8 @@ from common.errors import UserError
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-# a flag of the scripts that read tables
+# flags of the scripts that read tables
+SOURCE = {"source": "digest of the input files when the run was planned"}
 ROOT = {"root": "folder that relative paths of tables start at, if not this one"}
 
 

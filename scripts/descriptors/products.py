@@ -43,6 +43,23 @@ def source(manifest_path: str, root: str | None = None) -> tuple[dict[str, Any],
     return manifest, open_table(paths, 0, manifest["metadata_columns"], manifest["excluded_columns"])
 
 
+def whole(manifest_path: str, root: str | None = None) -> tuple[dict[str, Any], Table]:
+    """What pass 0 found, and all rows of the input, of which a sample may have been left to the passes.
+
+    Raises
+    ------
+    UserError : the files have another number of rows now.
+    """
+    manifest = files.read_json(manifest_path)
+    paths = [placed(each["path"], root) for each in manifest["files"]]
+    table = open_table(paths, 0, manifest["metadata_columns"], manifest["excluded_columns"])
+    if table.rows != manifest["n_rows"]:
+        raise UserError(
+            f"{manifest_path}: says {manifest['n_rows']} rows, but the files have {table.rows} now; run pass0 again"
+        )
+    return manifest, table
+
+
 def load(
     columns_path: str, stats_path: str, codes_path: str, fine_path: str, ecdf_path: str, details_path: str
 ) -> Ranked:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from conftest import write_table
-from faults.harness import Pipeline, Recorder, copy_workflow
-from tiny_taxoclass import SETTINGS, DryRuns, save_model, write_data
+from faults.harness import Pipeline, Recorder, configure
+from small_models import one_thread  # noqa: F401 (a fixture of all tests here)
+from tiny_taxoclass import SETTINGS, save_model, write_data
 
 WINGS = {
     "descriptors": {"pass4_rows": 150},
@@ -22,25 +22,9 @@ WINGS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As the jobs have: the sums of more threads are rounded otherwise."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def recorder() -> Recorder:
     return Recorder()
-
-
-@pytest.fixture(scope="session")
-def dry_runs(tmp_path_factory):
-    server = DryRuns(tmp_path_factory.mktemp("dry_runs"))
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="session")
@@ -66,11 +50,11 @@ def prepare(tmp_path_factory, dry_runs, model) -> Callable[..., Path]:
         folder = tmp_path_factory.mktemp("run") / "a folder with spaces"
         if wing.startswith("descriptors"):
             section = {"parquet_glob": "data/*.parquet", "n_metadata": 1, "n_consensus": 2} | WINGS[wing]
-            copy_workflow(folder, {"descriptors": section})
+            configure(folder, {"descriptors": section})
             write_descriptors(folder, seed)
             return folder
         settings = {"self_train_iterations": 2, "epochs": 2, "self_train_epochs": 1, "self_train_stop": 0.0}
-        copy_workflow(folder, {"taxoclass": SETTINGS | settings | WINGS[wing]})
+        configure(folder, {"taxoclass": SETTINGS | settings | WINGS[wing]})
         write_data(folder / "data")
         (folder / "models").mkdir()
         (folder / "models" / "encoder").symlink_to(model)

@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+import conftest
 from common import files
 from common.errors import UserError
-from conftest import ROOT
 from tiny_taxoclass import MACHINE, DryRuns, Outcome, call, inside, jobs_of
 
 SEED = int(os.environ.get("FAULTS_SEED", "0"))
@@ -52,11 +52,9 @@ class Recorder:
         Path(path).write_text(json.dumps({"seed": SEED, "cases": cases}) + "\n")
 
 
-def copy_workflow(folder: Path, config: dict) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("Snakefile", "workflow", "scripts", "profiles", "envs"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, folder / name)
+def configure(folder: Path, config: dict) -> None:
+    """The workflow in a folder of its own, with a config."""
+    conftest.copy_workflow(folder)
     (folder / "config").mkdir()
     (folder / "config" / "config.yaml").write_text(yaml.safe_dump(config))
 
@@ -100,11 +98,11 @@ class Pipeline:
         """What the rules say before anything runs."""
         with inside(self.folder):
             try:
-                for path in self.products():
-                    if path.suffix == ".json":
-                        files.check_product(path.relative_to(self.folder))
                 details = [path for job in self.jobs if job != "predict" for path in self.outputs(job, "--out-details")]
-                files.check_chain(*(path.relative_to(self.folder) for path in details), resumed=True)
+                products, chain = (
+                    [path.relative_to(self.folder) for path in each] for each in (self.products(), details)
+                )
+                files.check_results(products, chain)
             except UserError as error:
                 return str(error)
         return None

@@ -391,9 +391,7 @@ def test_a_json_with_a_changed_byte_is_refused_with_its_name_and_the_remedy(tmp_
     _, record = written(tmp_path_factory.mktemp("x"))
     damage(record, place, flip)
     for reader in (files.read_json, files.check_product, lambda path: files.check_inputs([], [path])):
-        with pytest.raises(
-            UserError, match=r"record\.json: .*; (delete it and run the same command again|.*delete this one)"
-        ):
+        with pytest.raises(UserError, match=r"record\.json: .*; delete it and run the same command again"):
             reader(record)
 
 

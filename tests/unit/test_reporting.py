@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,7 +124,3 @@ def test_only_so_many_errors_are_kept_and_the_most_wrong_ones():
     told = labelling.tally(records, TAXONOMY, gold)
     assert told.n_wrong == labelling.ERRORS + 7 and len(told.wrong) == labelling.ERRORS
     assert sum(kept["f1"] == 0 for *_, kept in told.wrong) == 7
-
-
-def test_the_template_is_read_from_its_place_only():
-    assert Path(ROOT / "workflow" / "rules" / "report.smk").read_text().count("page.html.j2") == 1

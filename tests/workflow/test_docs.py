@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import tiny_taxoclass as tiny
 from both_wings import Project
 from conftest import ROOT
 
@@ -43,13 +42,6 @@ def project(tmp_path_factory) -> Project:
     project = Project.create(tmp_path_factory.mktemp("docs") / "project", shards=1)
     (project.folder / "my.yaml").write_text((project.folder / "config" / "config.yaml").read_text())
     return project
-
-
-@pytest.fixture(scope="module")
-def dry_runs(tmp_path_factory):
-    server = tiny.DryRuns(tmp_path_factory.mktemp("dry_runs"))
-    yield server
-    server.close()
 
 
 @pytest.mark.parametrize("command", named(commands("snakemake")))

@@ -32,7 +32,6 @@ from tiny_taxoclass import (
     STAGES,
     TEST,
     TRAIN,
-    DryRuns,
     Outcome,
     Project,
     call,
@@ -64,13 +63,6 @@ def models(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     save_model(folder / "encoder")
     return folder
-
-
-@pytest.fixture(scope="module")
-def dry_runs(tmp_path_factory):
-    server = DryRuns(tmp_path_factory.mktemp("dry_runs"))
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")

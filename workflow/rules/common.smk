@@ -20,7 +20,7 @@ from common.errors import UserError
 from common.molecules_settings import table_glob
 from common.taxoclass_settings import Files
 from common.storage import fetched, open_storage
-from common.files import check_chain, check_product, contents_digest, read_json, write_json
+from common.files import check_results, contents_digest, read_json, write_json
 from common.found import find_files
 from common.source import source_digest
 from taxoclass.models import check as check_model
@@ -136,13 +136,19 @@ def check_files(paths, section="taxoclass"):
         if path is not None and storage_of(path) is not None:
             if not STORAGE.isfile(path):
                 raise UserError(
-                    f"config: taxoclass.{key} = {path!r} is no file in {PREFIX}; put it there, or correct it"
+                    f"config: {section}.{key} = {path!r} is no file in {PREFIX}; put it there, or correct it"
                 )
             continue
         if path is not None and not os.access(path, os.R_OK):
             raise UserError(f"config: {section}.{key} = {path!r} is no readable file; correct the path")
         if path is not None and os.path.isdir(path):
             raise UserError(f"config: {section}.{key} = {path!r} is a folder; name the file in it")
+
+
+def check_is_here(key, path):
+    """Refuse a relative path of what is read before any job could fetch it from the default storage."""
+    if storage_of(path) is not None:
+        raise UserError(f"config: {key} = {path!r} is not read from a storage; give an absolute path")
 
 
 def check_models(names, local_files_only):
@@ -186,16 +192,6 @@ def check_record(stage, made):
                 f"{known_as}: was made with {key} = {then.get(key)!r}, not {value!r}, and Snakemake has no record of it in "
                 "this folder; choose another results folder, or delete this file"
             )
-
-
-def check_results(products, chain):
-    """Refuse before the start what is damaged, and what was not made from what stands before it in ``chain``."""
-    if STORAGE is not None:  # what is there was put there whole, and is looked at by who fetches it
-        return
-    for made in products:
-        if made.endswith(".json"):
-            check_product(made)
-    check_chain(*chain, resumed=True)
 
 
 onstart:

@@ -2,10 +2,7 @@
 
 MOLECULES = f"{RESULTS}/molecules"
 MOLECULE_PATTERN = config["molecules"]["molecules_glob"]
-if storage_of(MOLECULE_PATTERN) is not None:
-    raise SystemExit(
-        "Error: config: molecules.molecules_glob is read from here, not from a storage; give an absolute path"
-    )
+checked(check_is_here, "molecules.molecules_glob", MOLECULE_PATTERN)
 MOLECULE_FILES = checked(find_files, MOLECULE_PATTERN, None, "molecules.molecules_glob")
 MOLECULE_SHARDS = config["molecules"]["molecule_shards"]
 # of equal width, so that the order of their names is that of the molecules

@@ -4,8 +4,7 @@ TARGET, TARGET_FILE, TARGET_KEY = (config["descriptors"][f"utility_{key}"] for k
 
 if workflow.is_main_process and TARGET is not None and not MADE:
     # before the passes run, not after them
-    COLUMNS = (config["descriptors"][key] for key in COLUMN_KEYS)
-    checked(check_target, open_table(FILES, *COLUMNS, storage_of(PATTERN)), TARGET, TARGET_KEY)
+    checked(check_target, TABLE, TARGET, TARGET_KEY)
     if TARGET_FILE is not None:
         checked(check_files, {"utility_file": TARGET_FILE}, "descriptors")
 
