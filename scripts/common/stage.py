@@ -28,6 +28,7 @@ from common.settings import Settings
 
 LIBRARIES = (
     "cupy-cuda12x",
+    "cupy-cuda13x",
     "numba",
     "numpy",
     "rdkit",

@@ -128,6 +128,19 @@ def test_conda_and_pip_have_the_same_pins(name, own):
         assert all(re.fullmatch(r"[\w.-]+(\[\w+\])?==[\w.]+", line) for line in own), path
 
 
+@pytest.mark.parametrize(
+    ("locked", "names"),
+    [("all", ["cpu", "cluster", "dev", "docs", "export", "molecules", "models"]), ("gpu", ["cpu", "gpu"])],
+)
+def test_the_lists_with_checksums_have_every_pin_in_its_version_and_nothing_without_a_checksum(locked, names):
+    entries = (ROOT / "envs" / "locked" / f"{locked}.txt").read_text().replace("\\\n", " ").splitlines()
+    found = dict(re.match(r"([\w.-]+)==(\S+) ;", line).groups() for line in entries)
+    assert all(re.search(r" --hash=sha256:[0-9a-f]{64}", line) for line in entries)
+    own = [line for name in names for line in pins(f"{name}.txt") if not line.startswith("-r ")]
+    wanted = {re.sub(r"\[.+\]|_", lambda part: "-" * (part[0] == "_"), line).lower() for line in own}
+    assert wanted <= {f"{name}=={version}" for name, version in found.items()}
+
+
 def constant(name: str) -> object:
     """Of taxoclass/models.py."""
     tree = ast.parse((ROOT / "scripts" / "taxoclass" / "models.py").read_text())
