@@ -1,4 +1,4 @@
-# make demo | test | test-slurm | test-faults | lint | format | generate | lock | audit | bench | bench-gpu | study | scaling | docs | status | clean
+# make demo | test | test-slurm | test-faults | soak | coverage | lint | format | generate | lock | audit | bench | bench-gpu | study | scaling | docs | status | clean
 PYTHON ?= python3
 KILLS ?= 0
 VENV := .venv
@@ -6,15 +6,16 @@ BIN := $(VENV)/bin
 # one thread a worker: the tests run side by side
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() or 1, 8))")
 
-.PHONY: demo test test-slurm test-faults lint format generate lock audit bench bench-gpu study scaling docs status clean
+.PHONY: demo test test-slurm test-faults soak coverage lint format generate lock audit bench bench-gpu study scaling docs status clean
 
 # set-up: the pins of envs/, again when they change; torch by itself, before those that need it.
 # LOCKED=1: all but torch by the versions and checksums of envs/locked/
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+PINS := $(if $(LOCKED),--no-deps --require-hashes -r envs/locked/all.txt,-r envs/dev.txt)
 $(VENV)/.done: envs/cpu.txt envs/cluster.txt envs/dev.txt envs/export.txt envs/models.txt envs/molecules.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(shell grep ^torch== envs/cpu.txt)
-	$(PIP) $(if $(LOCKED),--no-deps --require-hashes -r envs/locked/all.txt,-r envs/dev.txt)
+	$(PIP) $(PINS)
 	$(PIP) --no-deps -r envs/models.txt
 	@touch $@
 
@@ -51,6 +52,14 @@ test-slurm: $(VENV)/.done
 test-faults: $(VENV)/.done
 	FAULTS_RECORD=docs/reliability.json OMP_NUM_THREADS=1 $(BIN)/pytest -m faults tests/faults
 	$(BIN)/python tests/faults/table.py
+
+# small runs with settings drawn from the schema; SOAK=1000 for more, FAULTS_SEED=1 for others
+soak: $(VENV)/.done
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m faults tests/soak
+
+# how much of scripts/ the suite runs, the rules' jobs included; what is compiled is not seen
+coverage: $(VENV)/.audit
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/.done
 	$(BIN)/ruff check .

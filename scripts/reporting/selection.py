@@ -213,7 +213,11 @@ def elimination(made: Selection) -> Picture:
         pictures.threshold(left, limit, across=True)
         left.set_xlabel("descriptors gone")
         left.set_ylabel("VIF of the one that goes")
-        right.hist(stay[np.isfinite(stay)], 30, color=pictures.GOOD)
+        stay = stay[np.isfinite(stay)]
+        # edges of its own: the VIFs may be equal but for a rounding
+        right.hist(
+            stay, np.linspace(stay.min(initial=1.0), max(limit, stay.max(initial=limit)), 31), color=pictures.GOOD
+        )
         pictures.threshold(right, limit)
         right.set_xlabel("VIF of those that stay")
         right.set_ylabel("descriptors")
