@@ -231,7 +231,7 @@ def training(made: Labelling) -> Picture:
         left.set_title("classifier: loss")
         left.set_xlabel("epoch")
         numbers = [each["iteration"] for each in made.iterations]
-        trained = [each for each in made.iterations if each["history"]]
+        trained = [each for each in made.iterations if not each["passes_through"]]
         for each in trained:
             losses = [epoch["loss"] for epoch in each["history"]]
             places = each["iteration"] + np.linspace(-0.3, 0.3, len(losses)) if len(losses) > 1 else [each["iteration"]]

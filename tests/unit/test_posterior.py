@@ -18,6 +18,7 @@ from taxoclass.posterior import (
     by_cluster,
     class_posterior,
     cluster_weight,
+    core_share,
     leaf_posterior,
     nearest,
     neighbour_weight,
@@ -314,6 +315,13 @@ def test_clusters_weigh_nothing_where_classes_have_few_documents_and_more_the_mo
     assert weights[:3] == [0, 0, 0]
     assert weights[3:] == pytest.approx([0.2, 0.474, 0.783], abs=1e-3)
     assert cluster_weight(0, 0) == 0
+
+
+def test_half_of_the_documents_are_learnt_from_and_more_where_clusters_have_a_say():
+    clusters, none = np.zeros((9000, 2), int), np.zeros((9000, 0), int)
+    assert core_share(9000, 10, none) == posterior.SURE == core_share(800, 10, clusters[:800])
+    weight = cluster_weight(9000, 10)
+    assert core_share(9000, 10, clusters) == pytest.approx(posterior.SURE * (1 - weight) + weight)
 
 
 def test_a_cluster_that_likes_a_class_more_than_others_do_is_of_it():

@@ -32,6 +32,12 @@ def test_the_mixer_gives_the_published_sequence():
     assert mix(states).tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 
+@given(st.integers(0, 99), st.text(max_size=5), st.integers(1, 20))
+def test_rows_are_hashed_as_ever_so_that_a_sample_stays_the_same(seed, file, n_rows):
+    expected = [splitmix64(splitmix64(row * GOLDEN & MASK) ^ int(key(seed, file))) for row in range(1, n_rows + 1)]
+    assert row_hashes(seed, file, n_rows).tolist() == expected
+
+
 def test_keys_tell_apart_where_one_name_ends_and_the_next_begins():
     assert len({int(key(*parts)) for parts in [(1, "ab"), (1, "a", "b"), (11, "b"), ("a", "b"), ("ab",)]}) == 5
 
@@ -164,6 +170,18 @@ def test_of_equal_rows_a_share_is_sampled_and_not_all_or_none():
     keys = np.repeat(np.array([11, 12], np.uint64), 5_000)
     chosen = content_sample(keys, 0, 2_000)
     assert binomtest(int((chosen < 5_000).sum()), 2_000, 0.5).pvalue > 1e-6
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(0, 9))
+def test_rows_of_equal_content_are_sampled_as_ever(contents, seed):
+    root = int(key(seed, "pass4_rows"))
+    hashes = [
+        splitmix64((splitmix64(content ^ root) + contents[:row].count(content) * GOLDEN) & MASK)
+        for row, content in enumerate(contents)
+    ]
+    count = (len(contents) + 1) // 2
+    expected = sorted(sorted(range(len(contents)), key=hashes.__getitem__)[:count])
+    assert content_sample(np.array(contents, np.uint64), seed, count).tolist() == expected
 
 
 def test_another_seed_samples_other_rows():
