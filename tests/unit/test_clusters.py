@@ -333,6 +333,11 @@ def test_the_consensus_drops_what_under_half_of_the_runs_join_and_weighs_the_res
     assert [call.weights for call in calls] == [[0.9] * 6] * 4 + [[1.0, 0.5, 0.5, 0.75]] * 4  # 01, 02, 12, 23
 
 
+def test_two_runs_of_five_are_under_half_and_three_are_not(monkeypatch):
+    scripted(monkeypatch, [[0, 0, 1]] * 2 + [[0, 1, 1]] * 3 + [[0, 0]] * 5)
+    assert find(np.full((3, 3), 0.9), n_consensus=5) == [[0], [1, 2]]
+
+
 def test_runs_that_never_agree_stop_after_ten_rounds_of_different_seeds(monkeypatch):
     calls = scripted(monkeypatch, [[0, 0], [0, 1]] * 100)
     assert find(np.full((2, 2), 0.9), n_consensus=2) == [[0, 1]]  # half of the runs are enough
