@@ -1,4 +1,4 @@
-# make demo | test | test-slurm | test-faults | soak | coverage | lint | format | generate | lock | audit | bench | bench-gpu | study | scaling | docs | status | clean
+# make demo | test | test-slurm | test-faults | soak | coverage | mutants | lint | format | generate | lock | audit | bench | bench-gpu | study | scaling | docs | status | clean
 PYTHON ?= python3
 KILLS ?= 0
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # one thread a worker: the tests run side by side
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() or 1, 8))")
 
-.PHONY: demo test test-slurm test-faults soak coverage lint format generate lock audit bench bench-gpu study scaling docs status clean
+.PHONY: demo test test-slurm test-faults soak coverage mutants lint format generate lock audit bench bench-gpu study scaling docs status clean
 
 # set-up: the pins of envs/, again when they change; torch by itself, before those that need it.
 # LOCKED=1: all but torch by the versions and checksums of envs/locked/
@@ -76,6 +76,10 @@ format: $(VENV)/.done
 # what is made from the config models: JSON schema, table of settings
 generate: $(VENV)/.done
 	$(BIN)/python scripts/config_reference.py
+
+# small faults in the numeric modules that their own tests have to notice; ARGS="--sample 100 descriptors/vif"
+mutants: $(VENV)/.audit
+	$(BIN)/python tests/mutants.py $(ARGS)
 
 # every package with its checksums, for Linux and Python 3.11 to 3.13
 $(VENV)/.audit: $(VENV)/.done envs/audit.txt

@@ -1,0 +1,80 @@
+"""Small faults put into the numeric modules one at a time, to see whether the module's own tests notice: make mutants.
+
+cosmic-ray makes the faults, in a copy of the checkout. A module has hundreds, so a seeded sample is tried.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cosmic_ray.work_db import WorkDB, use_db
+from cosmic_ray.work_item import MutationSpec, TestOutcome
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = [
+    "descriptors/sampling", "descriptors/variance", "descriptors/gram", "descriptors/clusters", "descriptors/vif",
+    "descriptors/lineage", "taxoclass/taxonomy", "taxoclass/words", "taxoclass/posterior", "taxoclass/mining",
+    "taxoclass/targets", "taxoclass/decoding", "taxoclass/expected_f1", "taxoclass/metrics",
+]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "modules", nargs="*", default=MODULES, help="below scripts/, tested by tests/unit/test_<name>.py"
+    )
+    parser.add_argument("--sample", type=int, default=14, help="faults tried a module")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "winnow"
+        subprocess.run(["git", "clone", "--quiet", "--shared", ROOT, copy], check=True)
+        for module in arguments.modules:
+            try_faults(module, copy, Path(scratch) / "session.sqlite", arguments.sample, arguments.seed)
+
+
+def try_faults(module: str, copy: Path, session: Path, sample: int, seed: int) -> None:
+    """Print how many of a sample of faults in a module its tests noticed, and those that they did not."""
+    session.unlink(missing_ok=True)
+    test = f"tests/unit/test_{Path(module).name}.py"
+    settings = {
+        "module-path": f"scripts/{module}.py",
+        "timeout": 120.0,
+        "excluded-modules": [],
+        "test-command": f"{sys.executable} -m pytest -x -q -p no:cacheprovider {test}",
+        "distributor": {"name": "local"},
+    }
+    config = session.with_suffix(".toml")
+    tables = [f"{key} = {json.dumps(value)}" for key, value in settings.items() if key != "distributor"]
+    config.write_text("\n".join(["[cosmic-ray]", *tables, "[cosmic-ray.distributor]", 'name = "local"', ""]))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "cosmic_ray.cli"]
+    subprocess.run([*command, "init", config, session], cwd=copy, env=environment, check=True)
+    with use_db(session, WorkDB.Mode.open) as work:
+        items = sorted(work.work_items, key=lambda item: place(item.mutations[0]))
+        kept = random.Random(seed).sample(items, min(sample, len(items)))
+        work.clear()
+        work.add_work_items(kept)
+    subprocess.run([*command, "exec", config, session], cwd=copy, env=environment, check=True)
+    with use_db(session, WorkDB.Mode.open) as work:
+        survivors = [result for _, result in work.results if result.test_outcome == TestOutcome.SURVIVED]
+        print(f"{module}: {len(items)} faults, {len(kept)} tried, {len(survivors)} not noticed", flush=True)
+        for result in survivors:
+            changed = [line for line in result.diff.splitlines() if line[:1] in "+-" and line[:3] not in ("---", "+++")]
+            print("\n".join(f"    {line}" for line in changed), flush=True)
+
+
+def place(fault: MutationSpec) -> tuple[Any, ...]:
+    return *fault.start_pos, fault.operator_name, fault.occurrence
+
+
+if __name__ == "__main__":
+    main()
