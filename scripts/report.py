@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +109,7 @@ def read_labelling(stage: Stage) -> labelling.Labelling:
     taxonomy = products.read_taxonomy(paths.taxonomy)
     gold = corpus.read_labels(paths.gold, taxonomy) if paths.gold else {}
     names = {"check_corpus": "checked", "core_classes": "mined", "train_classifier": "trained", "predict": "predicted"}
-    found = labelling.tally(records(paths.labels), taxonomy, gold)
+    found = labelling.tally(products.iter_label_records(paths.labels), taxonomy, gold)
     doc_ids = pq.read_table(paths.corpus, columns=["doc_id"])["doc_id"].to_pylist()
     return labelling.Labelling(
         taxonomy=taxonomy,
@@ -121,13 +120,6 @@ def read_labelling(stage: Stage) -> labelling.Labelling:
         tally=found,
         texts=excerpts(paths.corpus, set(found.shown)),
     )
-
-
-def records(path: str) -> Iterator[dict[str, Any]]:
-    """Lines of a labels.jsonl, one at a time."""
-    with open(path, encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
 
 
 def excerpts(path: str, doc_ids: Collection[str]) -> dict[str, str]:
