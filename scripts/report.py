@@ -62,8 +62,11 @@ def main() -> None:
         NoSettings,
         inputs={"template": "Jinja template of the page"} | inputs,
         outputs={"out-report": "HTML"},
-        values={"provenances": "folders with the provenance of the stages"},
-        optional=(*inputs, "provenances"),
+        values={
+            "provenances": "folders with the provenance of the stages",
+            "rule-graph": "JSON: jobs of each rule, and which rule reads files of which other one",
+        },
+        optional=(*inputs, "provenances", "rule-graph"),
         several=("iterations", "provenances"),
         work=work,
     )
@@ -79,7 +82,7 @@ def work(stage: Stage) -> None:
     if not chapters:
         raise UserError("nothing to report: give all files of the descriptors, or all of the texts; see --help")
     if provenance := read_provenance(stage.paths.provenances or []):
-        chapters["The run"] = run.sections(provenance)
+        chapters["The run"] = run.sections(provenance, read_graph(stage.paths.rule_graph))
     template = Path(stage.paths.template).read_text(encoding="utf-8")
     files.write_text(stage.paths.out_report, page.render(template, "winnow: what was done to the data", chapters))
     stage.log(
@@ -130,6 +133,11 @@ def excerpts(path: str, doc_ids: Collection[str]) -> dict[str, str]:
             if doc_id in doc_ids:
                 found[doc_id] = text if len(text) <= EXCERPT else f"{text[:EXCERPT].rstrip()} …"
     return found
+
+
+def read_graph(path: str | None) -> dict[str, Any] | None:
+    """What the workflow wrote as it began; where it is the module of another one, it wrote none."""
+    return files.read_json(path) if path and Path(path).exists() else None
 
 
 def read_provenance(folders: list[str]) -> list[dict[str, Any]]:
