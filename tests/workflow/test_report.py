@@ -139,7 +139,8 @@ def test_it_needs_nothing_beside_it(page):
 def test_it_is_in_the_report_of_snakemake(project):
     assert project.start("--report", "snakemake.zip", *HERE).wait(120) == 0, project.said[-3000:]
     names = zipfile.ZipFile(project.folder / "snakemake.zip").namelist()
-    assert any(name.endswith("report.html") and "data" in name for name in names)
+    for made in ("report.html", "overview.png", "removed_descriptors.tsv"):
+        assert any(name.endswith(made) and "data" in name for name in names), made
 
 
 @pytest.fixture(scope="module")

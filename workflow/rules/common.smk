@@ -11,6 +11,10 @@ from pathlib import Path
 # not workflow.basedir, which is the other one where this workflow is a module
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent.parent
 SCRIPTS = ROOT / "scripts"
+if not SCRIPTS.is_dir():
+    raise SystemExit(
+        "Error: winnow needs its scripts beside it; clone it, and give the module the path of that Snakefile"
+    )
 sys.path.insert(0, str(SCRIPTS))
 # jobs use the interpreter that runs Snakemake, whether or not its environment is activated
 os.environ |= {"PATH": os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])}
