@@ -139,7 +139,8 @@ def pairwise(
         for first, second in pairs:
             one = Tile.of(left[first], patterns)
             other = one if symmetric and first is second else Tile.of(right[second], patterns)
-            sums = products(codes, one, other, min_common, budget // 4, pool, threads)
+            size = len(first) * len(second)
+            sums = products(codes, one, other, min_common, budget // 4, pool, threads, partial(tell, size))
             each = _coefficients(
                 sums.sums,
                 Sums(sums.left_total, sums.left_squares, codes.split[one.columns][:, None]),
@@ -149,7 +150,7 @@ def pairwise(
                 REGROUPED,
             ).where(sums.rows >= min_common)
             put(first, second, patterns[one.columns][:, None] != patterns[other.columns], each)
-            done += len(first) * len(second) * n_rows
+            done += size * n_rows
             tell(0, 0)
     if symmetric:
         np.fill_diagonal(found, 1.0)

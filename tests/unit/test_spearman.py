@@ -433,6 +433,19 @@ def test_progress_is_told_up_to_the_end():
     assert done == sorted(done) and {total for _, total in told} == {done[-1]}
 
 
+@pytest.mark.parametrize("patterns", [6, 2])
+def test_progress_of_columns_with_gaps_is_told_inside_of_a_tile(patterns):
+    rng = np.random.default_rng(0)
+    table, gaps = rng.normal(size=(20_000, 24)), rng.random((20_000, patterns)) < 0.1
+    table[np.tile(gaps, 24 // patterns)] = np.nan
+    made, told = encode(table), []
+    spearman.pairwise(
+        made["codes"], made["n_valid"], made["patterns"], 2, 10**7, 2, progress=lambda *each: told.append(each)
+    )
+    done = [each for each, _ in told]
+    assert done == sorted(done) and len(set(done)) > 2 * patterns and {total for _, total in told} == {done[-1]}
+
+
 def test_progress_of_complete_columns_is_told_block_by_block():
     made, told = encode(np.random.default_rng(0).normal(size=(100_000, 3))), []
     spearman.pairwise(
