@@ -127,7 +127,7 @@ docs: $(VENV)/.docs
 # what is done, what is left, and the last line of each log; CONFIG=my.yaml
 status: $(VENV)/.done
 	@tail -qn 1 logs/*.log 2> /dev/null || true
-	@$(BIN)/snakemake --dry-run --quiet rules $(if $(CONFIG),--configfile $(CONFIG)) | sed -n '/^Job stats/,/^total/p;/^Nothing/p'
+	@$(BIN)/snakemake --dry-run --quiet rules $(if $(CONFIG),--configfile $(CONFIG)) | awk '/^Job stats/ {at++} at == 1 || /^Nothing/; /^total/ {at++}'
 
 # the GPU rules' work on one card
 $(VENV)/.gpu: $(VENV)/.done envs/gpu.txt

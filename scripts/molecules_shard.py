@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from common import files, row_groups
 from common.errors import UserError
 from common.molecules_settings import CalculateMolecules
+from common.progress import progress
 from common.stage import Stage, run_stage
 from molecules import calculation
 
@@ -62,7 +62,7 @@ def described(stage: Stage, schema: pa.Schema, failures: list[str]) -> Iterator[
             calculation.prepare,
             settings.descriptor_sets,
         )
-        with tqdm(total=file.metadata.num_rows, desc=stage.name, unit="molecule", disable=None) as bar:
+        with progress(stage.name, file.metadata.num_rows, "molecule") as bar:
             for batch in pq.ParquetFile(stage.paths.molecules).iter_batches(BATCH_ROWS):
                 found = []
                 for row, name, smiles in zip(*(column.to_pylist() for column in batch.columns), strict=True):

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from common import files
 from common.descriptors_settings import Pass1
 from common.device import open_arrays
 from common.errors import UserError
 from common.found import ROOT, SOURCE
+from common.progress import Bar, progress
 from common.stage import Stage, run_stage
 from descriptors import products, ranks, ranks_on_card
 from descriptors.codes import CodeFile, CodesWriter
@@ -57,7 +57,7 @@ def work(stage: Stage) -> None:
         if stage.paths.pieces:
             scanned = merged(stage, table, writer)
         else:
-            with tqdm(total=len(table.descriptors), desc="pass1", unit="column", disable=None) as bar:
+            with progress(stage.name, len(table.descriptors), "column") as bar:
                 scanned = scan(
                     table,
                     table.descriptors,
@@ -115,13 +115,15 @@ def merged(stage: Stage, table: Table, writer: CodesWriter) -> Scanned:
     """The shards put together, in order."""
     paths = zip(stage.paths.pieces, stage.paths.piece_codes, stage.paths.piece_fine, strict=True)
 
-    def pieces() -> Iterator[Scanned]:
+    def pieces(bar: Bar) -> Iterator[Scanned]:
         for shard, (path, *codes) in enumerate(paths, start=1):
             piece = Scanned.read(path, shard_key(stage, shard, len(stage.paths.pieces)))
             writer.append(*map(CodeFile, codes, piece.checksums))
             yield piece
+            bar.update(len(piece.columns))
 
-    scanned = Scanned.together(pieces())
+    with progress(stage.name, len(table.descriptors), "column", "merging shards") as bar:
+        scanned = Scanned.together(pieces(bar))
     writer.close()
     return replace(scanned, checksums=writer.checksums)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tqdm import tqdm
-
 from common import files, pieces
 from common.descriptors_settings import Pass1
 from common.found import ROOT, SOURCE
+from common.progress import progress
 from common.stage import Stage, run_stage
 from descriptors.codes import CodesWriter
 from descriptors.scan import scan
@@ -39,7 +38,7 @@ def work(stage: Stage) -> None:
     with (
         files.atomic(stage.paths.out_codes) as codes,
         files.atomic(stage.paths.out_fine) as fine,
-        tqdm(total=len(names), desc="pass1", unit="column", disable=None) as bar,
+        progress(stage.name, len(names), "column") as bar,
     ):
         writer = CodesWriter(Path(codes), Path(fine), table.rows)
         scanned = scan(table, names, stage.settings, stage.runtime, writer, stage.threads, bar.update, sort)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-from tqdm import tqdm
 
 from common import files, pieces
 from common.arrays import Accelerator
 from common.descriptors_settings import Pass2
 from common.device import open_arrays
+from common.progress import Bar, progress
 from common.stage import Stage, run_stage
 from descriptors import clusters, products, sketch, spearman, spearman_on_card, vif
 from descriptors.shards import read_shards
@@ -55,7 +55,8 @@ def work(stage: Stage) -> None:
         matrix = matrices["rho"]
         angle, decided = max(each["angle"] for each in told), sum(int(each["decided"]) for each in told)
     else:
-        matrix, angle, decided = correlation(stage, card, ranked, sketched, everything, everything)
+        with progress(stage.name, len(everything) ** 2, "pair") as bar:
+            matrix, angle, decided = correlation(stage, card, ranked, sketched, everything, everything, bar)
     groups = clusters.cluster(
         matrix,
         settings.spearman_threshold,
@@ -69,7 +70,8 @@ def work(stage: Stage) -> None:
     )
 
     def exact(columns: np.ndarray) -> np.ndarray:
-        return correlation(stage, card, ranked, False, columns, columns)[0]
+        with progress(stage.name, len(columns) ** 2, "pair", "in a cluster") as bar:
+            return correlation(stage, card, ranked, False, columns, columns, bar)[0]
 
     if sketched:
         matrix = sketch.complete(matrix, groups, exact)
@@ -99,8 +101,9 @@ def correlation(
     sketched: bool,
     left: np.ndarray,
     right: np.ndarray,
+    bar: Bar,
 ) -> tuple[np.ndarray, float, int]:
-    """Spearman correlation of columns, (p, q), NaN where undefined or, with a sketch, not needed.
+    """Spearman correlation of columns, (p, q), NaN where undefined or, with a sketch, not needed; ``bar`` counts pairs.
 
     Columns that are missing in the same rows are multiplied on the card, if there is one; all else is done on the CPU.
 
@@ -118,14 +121,19 @@ def correlation(
         repeats=settings.r,
         seed=settings.random_seed,
     )
-    with stage.blas(), tqdm(desc="pass2", unit="block", disable=None) as bar:
+    before, pairs = bar.n, len(left) * len(right)
+    with stage.blas():
         if settings.missing != "pairwise":
             codes = ranked.codes.told_apart()
+
+            def read(rows: int) -> None:
+                bar.reach(before + pairs * rows // ranked.n_rows)
+
             if settings.missing == "global_ranks":
-                matrix = spearman.global_ranks(codes, n_valid, least, budget)
+                matrix = spearman.global_ranks(codes, n_valid, least, budget, read)
             else:
                 below, equal = ranked.stats["n_below_mean"], ranked.stats["n_at_mean"]
-                matrix = spearman.mean_filled(codes, n_valid, below, equal, budget)
+                matrix = spearman.mean_filled(codes, n_valid, below, equal, budget, read)
             return matrix[np.ix_(left, right)], 0.0, 0
         found = spearman.pairwise(
             ranked.codes,
@@ -135,28 +143,25 @@ def correlation(
             budget,
             threads=stage.threads,
             within=screen if sketched else partial(spearman.same_rows, gram=gram),
-            progress=lambda done, total: _show(bar, done, total),
+            progress=lambda done, total: bar.reach(before + round(pairs * done / total)),
             left=left,
             right=right,
         )
-        matrix, decided = spearman.settle(
-            found,
-            ranked.codes.told_apart(),
-            n_valid,
-            patterns,
-            least,
-            budget,
-            settings.spearman_threshold,
-            left,
-            right,
-            stage.threads,
-        )
+        with progress(stage.name, unit="pair", what="near the threshold") as near:
+            matrix, decided = spearman.settle(
+                found,
+                ranked.codes.told_apart(),
+                n_valid,
+                patterns,
+                least,
+                budget,
+                settings.spearman_threshold,
+                left,
+                right,
+                stage.threads,
+                near.reach,
+            )
     return matrix, found.largest_angle, decided
-
-
-def _show(bar: tqdm, done: int, total: int) -> None:
-    bar.total = total
-    bar.update(done - bar.n)
 
 
 def write(
@@ -172,12 +177,13 @@ def write(
     usable = np.nan_to_num(matrix[np.ix_(stay, stay)])
     consistent = vif.is_positive_semidefinite(usable)
     if not consistent:
-        with stage.blas():
+        with stage.blas(), progress(stage.name, ranked.n_rows, "row", "missing cells at the mean rank") as bar:
             usable = spearman.mean_ranks(
                 ranked.codes.told_apart().subset(stay),
                 ranked.stats["n_valid"][stay],
                 stage.runtime.budget,
                 stage.threads,
+                bar.reach,
             )
     repaired, shrinkage = vif.repair(usable)
     removed = clusters.removals(kept, matrix, ranked.names, "Spearman")

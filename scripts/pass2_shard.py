@@ -7,8 +7,9 @@ import numpy as np
 from common import pieces
 from common.descriptors_settings import Pass2
 from common.device import open_arrays
+from common.progress import progress
 from common.stage import Stage, run_stage
-from descriptors.shards import rectangles, write_shard
+from descriptors.shards import pairs_of, rectangles, write_shard
 from pass2 import INPUTS, correlation, load
 
 
@@ -28,11 +29,13 @@ def work(stage: Stage) -> None:
     card = open_arrays(stage)
     shard, shards = int(stage.paths.shard), stage.runtime.shards
     blocks, angles, decided = [], [0.0], 0
-    for left, right in rectangles(len(ranked.names), shard, shards):
-        rho, angle, again = correlation(stage, card, ranked, False, left, right)
-        blocks.append(rho)
-        angles.append(angle)
-        decided += again
+    parts = rectangles(len(ranked.names), shard, shards)
+    with progress(stage.name, pairs_of(parts), "pair") as bar:
+        for left, right in parts:
+            rho, angle, again = correlation(stage, card, ranked, False, left, right, bar)
+            blocks.append(rho)
+            angles.append(angle)
+            decided += again
     told = {"angle": max(angles), "decided": decided}
     write_shard(
         stage.paths.out_piece, pieces.key(stage.paths.details, stage.parameters), shard, shards, {"rho": blocks}, told

@@ -8,6 +8,7 @@ from common import files
 from common.descriptors_settings import Pass3
 from common.errors import UserError
 from common.found import ROOT
+from common.progress import progress
 from common.stage import Stage, run_stage
 from descriptors import pearson, products, vif
 
@@ -43,13 +44,14 @@ def work(stage: Stage) -> None:
     stats = {key: values[places] for key, values in files.read_npz(stage.paths.stats).items() if values.ndim}
     pairwise, consistent = correlations(stage, names, places, stats)
     quality = products.quality_ranks(stats["missing_ratio"], stats["normalized_variance"])
-    if consistent is None:
-        stay, removals = vif.eliminate(pairwise, settings.vif_threshold, quality, settings.ties)
-    else:
+    how = settings.vif_threshold, quality, settings.ties
+    if consistent is not None:
         stage.warn("pairwise correlations contradict each other; first on missing cells at the mean, then pairwise")
-        stay, removals = vif.eliminate_contradictory(
-            pairwise, consistent, settings.vif_threshold, quality, settings.ties
-        )
+    with progress(stage.name, unit="column", what="removed") as bar:  # how many go is not known before
+        if consistent is None:
+            stay, removals = vif.eliminate(pairwise, *how, bar.update)
+        else:
+            stay, removals = vif.eliminate_contradictory(pairwise, consistent, *how, bar.update)
     values = vif.vif_values(pairwise[np.ix_(stay, stay)])
     removed = [
         {
@@ -112,13 +114,14 @@ def correlations(
 def on_values(stage: Stage, names: list[str], stats: dict[str, np.ndarray], missing: str) -> np.ndarray:
     """(P, P) Pearson correlation, from the source files."""
     _, table = products.source(stage.paths.manifest, stage.paths.root)
-    with stage.blas():
+    with stage.blas(), progress(stage.name, table.rows, "row", "correlation") as bar:
         return pearson.correlation(
             lambda: table.blocks(names, stage.runtime.batch_rows, stage.runtime.budget),
             table.rows,
             stats,
             missing,
             stage.settings.min_effective_n,
+            bar.reach,
         )
 
 

@@ -7,12 +7,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from common import files, pieces
 from common.arrays import Accelerator
 from common.descriptors_settings import Pass4
 from common.device import open_arrays
+from common.progress import Bar, progress
 from common.stage import Stage, run_stage
 from descriptors import clusters, lineage, nonlinear, nonlinear_on_card, products
 from descriptors.codes import RankCodes
@@ -59,7 +59,8 @@ def work(stage: Stage) -> None:
         similarity = merged(stage, entering)
     else:
         everything = np.arange(len(names))
-        similarity = compare(stage, open_arrays(stage), entering, everything, everything)
+        with progress(stage.name, len(everything) ** 2, "pair") as bar:
+            similarity = compare(stage, open_arrays(stage), entering, everything, everything, bar)
     rows = entering.n_rows if entering.rows is None else len(entering.rows)
     gated, quantiles = nonlinear.gate(similarity, partial(nonlinear.null_quantile, **dictionary(settings)))
     groups = clusters.cluster(
@@ -147,18 +148,14 @@ def load(stage: Stage) -> Entering:
 
 
 def compare(
-    stage: Stage, card: Accelerator | None, entering: Entering, left: np.ndarray, right: np.ndarray
+    stage: Stage, card: Accelerator | None, entering: Entering, left: np.ndarray, right: np.ndarray, bar: Bar
 ) -> nonlinear.Similarity:
-    """Similarity of the columns ``left`` with the columns ``right``."""
+    """Similarity of the columns ``left`` with the columns ``right``; ``bar`` counts pairs."""
     settings: Pass4 = stage.settings
     # a pair of tiles has to fit on the card as well; the values do not depend on it
     budget = stage.runtime.budget if card is None else min(stage.runtime.budget, card.memory // 3)
-    with stage.blas(), tqdm(desc="pass4", unit="row", unit_scale=True, disable=None) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    before, pairs = bar.n, len(left) * len(right)
+    with stage.blas():
         return nonlinear.similarity(
             entering.codes,
             entering.stats["n_valid"],
@@ -169,7 +166,7 @@ def compare(
             left=left,
             right=right,
             threads=stage.threads,
-            progress=progress,
+            progress=lambda done, total: bar.reach(before + round(pairs * done / total)),
             accumulate=None if card is None else partial(nonlinear_on_card.accumulate, card),
             **dictionary(settings),
         )

@@ -7,8 +7,9 @@ import numpy as np
 from common import pieces
 from common.descriptors_settings import Pass4
 from common.device import open_arrays
+from common.progress import progress
 from common.stage import Stage, run_stage
-from descriptors.shards import rectangles, write_shard
+from descriptors.shards import pairs_of, rectangles, write_shard
 from pass4 import INPUTS, compare, load
 
 
@@ -27,7 +28,8 @@ def work(stage: Stage) -> None:
     entering = load(stage)
     shard, shards = int(stage.paths.shard), stage.runtime.shards
     card, parts = open_arrays(stage), rectangles(len(entering.names), shard, shards)
-    found = [compare(stage, card, entering, left, right) for left, right in parts]
+    with progress(stage.name, pairs_of(parts), "pair") as bar:
+        found = [compare(stage, card, entering, left, right, bar) for left, right in parts]
     blocks = {
         name: [getattr(each, name) for each in found]
         for name in ("hsic", "rdc", "fused", "common")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import ValidationError
-from tqdm import tqdm
 
 from common import files
 from common.config import explain
 from common.device import open_device, settle
 from common.errors import UserError
+from common.progress import progress
 from common.stage import Stage, run_stage
 from common.taxoclass_settings import Predict
 from taxoclass import bundle, documents, products
@@ -70,7 +71,7 @@ def work(stage: Stage) -> None:
     encoder = documents.reopen(
         model.encoder, device, stage.runtime.local_files_only, name=paths.encoder, warn=stage.warn
     )
-    with tqdm(total=len(corpus), desc=stage.name, unit="text", disable=None) as bar:
+    with progress(stage.name, len(corpus), "text") as bar:
         texts = documents.prepared(encoder, model.encoder["trainable"], corpus.texts, paths.cache, progress=bar.update)
     settle(model.encoder["trainable"])
     if encoder.tally.truncated:
@@ -78,17 +79,18 @@ def work(stage: Stage) -> None:
             f"{encoder.tally.truncated:,} documents are longer than the {encoder.loaded.max_length * encoder.chunks} "
             "tokens that the model reads of each"
         )
-    machine = Machine([torch.device(device)], warn=stage.warn)
+    machine = Machine([torch.device(device)], warn=stage.warn, progress=partial(progress, stage.name))
     scale = scale_of(settings.decode, model.taxonomy)
     k = settings.predict_neighbours if settings.decode == "expected_f1" else 0
     words = words_of(settings, model, corpus, paths)
-    matches = None if words is None else settings.word_weight * words.matches(corpus.texts)
+    with progress(stage.name, len(corpus), "text", "words") as bar:
+        matches = None if words is None else settings.word_weight * words.matches(corpus.texts, bar.update)
 
     def predict(out: np.ndarray) -> np.ndarray:
         predict_into(out, model.model, texts, machine, scale, matches)
         if k and isinstance(texts, Vectors):
-            with stage.blas():
-                average_into(out, texts.values, model.taxonomy, k)
+            with stage.blas(), progress(stage.name, len(corpus), "text", "nearest ones") as bar:
+                average_into(out, texts.values, model.taxonomy, k, bar.update)
         return out
 
     if not paths.out_predictions:

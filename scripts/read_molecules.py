@@ -11,6 +11,7 @@ from common import files, pieces
 from common.errors import UserError
 from common.found import find_files
 from common.molecules_settings import ReadMolecules
+from common.progress import counted, progress
 from common.stage import Stage, run_stage
 from molecules import reading
 
@@ -35,12 +36,13 @@ def work(stage: Stage) -> None:
         raise UserError(f"{paths[0]}: no molecules, nor in any other file that molecules_glob matches; correct it")
     shards = len(stage.paths.out_shards)
     schema = reading.schema(settings.smiles_column, settings.id_column)
-    rows = Rows(reading.molecules(*given), schema)
-    for shard, path in enumerate(stage.paths.out_shards, start=1):
-        mine = pieces.part(total, shard, shards)
-        with files.atomic(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-            for table in rows.take(mine.stop - mine.start):
-                writer.write_table(table)
+    with progress(stage.name, total, "molecule") as bar:
+        rows = Rows(counted(reading.molecules(*given), bar.update), schema)
+        for shard, path in enumerate(stage.paths.out_shards, start=1):
+            mine = pieces.part(total, shard, shards)
+            with files.atomic(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+                for table in rows.take(mine.stop - mine.start):
+                    writer.write_table(table)
     stage.log(f"{len(paths)} files", f"{total:,} molecules", f"{shards} shards")
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +62,11 @@ def main() -> None:
         NoSettings,
         inputs={"template": "Jinja template of the page"} | inputs,
         outputs={"out-report": "HTML"},
-        values={"provenances": "folders with the provenance of the stages"},
-        optional=(*inputs, "provenances"),
+        values={
+            "provenances": "folders with the provenance of the stages",
+            "rule-graph": "JSON: jobs of each rule, and which rule reads files of which other one",
+        },
+        optional=(*inputs, "provenances", "rule-graph"),
         several=("iterations", "provenances"),
         work=work,
     )
@@ -80,7 +82,7 @@ def work(stage: Stage) -> None:
     if not chapters:
         raise UserError("nothing to report: give all files of the descriptors, or all of the texts; see --help")
     if provenance := read_provenance(stage.paths.provenances or []):
-        chapters["The run"] = run.sections(provenance)
+        chapters["The run"] = run.sections(provenance, read_graph(stage.paths.rule_graph))
     template = Path(stage.paths.template).read_text(encoding="utf-8")
     files.write_text(stage.paths.out_report, page.render(template, "winnow: what was done to the data", chapters))
     stage.log(
@@ -110,7 +112,7 @@ def read_labelling(stage: Stage) -> labelling.Labelling:
     taxonomy = products.read_taxonomy(paths.taxonomy)
     gold = corpus.read_labels(paths.gold, taxonomy) if paths.gold else {}
     names = {"check_corpus": "checked", "core_classes": "mined", "train_classifier": "trained", "predict": "predicted"}
-    found = labelling.tally(records(paths.labels), taxonomy, gold)
+    found = labelling.tally(products.iter_label_records(paths.labels), taxonomy, gold)
     doc_ids = pq.read_table(paths.corpus, columns=["doc_id"])["doc_id"].to_pylist()
     return labelling.Labelling(
         taxonomy=taxonomy,
@@ -123,13 +125,6 @@ def read_labelling(stage: Stage) -> labelling.Labelling:
     )
 
 
-def records(path: str) -> Iterator[dict[str, Any]]:
-    """Lines of a labels.jsonl, one at a time."""
-    with open(path, encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
-
-
 def excerpts(path: str, doc_ids: Collection[str]) -> dict[str, str]:
     """The beginnings of some documents' texts."""
     found = {}
@@ -138,6 +133,11 @@ def excerpts(path: str, doc_ids: Collection[str]) -> dict[str, str]:
             if doc_id in doc_ids:
                 found[doc_id] = text if len(text) <= EXCERPT else f"{text[:EXCERPT].rstrip()} …"
     return found
+
+
+def read_graph(path: str | None) -> dict[str, Any] | None:
+    """What the workflow wrote as it began; where it is the module of another one, it wrote none."""
+    return files.read_json(path) if path and Path(path).exists() else None
 
 
 def read_provenance(folders: list[str]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from common import files, row_groups
 from common.descriptors_settings import Selected
 from common.errors import UserError
 from common.found import ROOT
+from common.progress import counted, progress
 from common.stage import Stage, run_stage
 from descriptors import products, rows
 
@@ -33,8 +34,9 @@ def work(stage: Stage) -> None:
     wanted = {*table.metadata, *chosen}
     schema = pa.schema([field for field in table.schema if field.name in wanted])
     files.check_space(stage.paths.out_table, rows.bytes_of(table, schema.names))
-    with files.atomic(stage.paths.out_table) as temporary:
-        written = row_groups.write(temporary, schema, rows.read(table, schema, stage.runtime.batch_rows))
+    with files.atomic(stage.paths.out_table) as temporary, progress(stage.name, table.rows) as bar:
+        found = rows.read(table, schema, stage.runtime.batch_rows)
+        written = row_groups.write(temporary, schema, counted(found, bar.update))
     stage.log(
         f"{written:,} rows",
         f"{len(chosen)} of {len(table.descriptors)} descriptors, {len(table.metadata)} metadata columns",

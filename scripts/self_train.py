@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from common import files
 from common.device import open_device, settle
 from common.errors import UserError
+from common.progress import progress
 from common.stage import Stage, run_stage
 from common.taxoclass_settings import SelfTrain
 from taxoclass import bundle, documents, products
@@ -93,7 +93,7 @@ def iterate(stage: Stage, before: dict[str, Any]) -> None:
     if bundle.weights_digest(start.model.state_dict()) != before["weights_digest"]:
         raise UserError(f"{paths.details}: was not written with {paths.model}; {products.AGAIN}")
     encoder = documents.reopen(start.encoder, device, stage.runtime.local_files_only, warn=stage.warn)
-    with tqdm(total=len(corpus), desc=stage.name, unit="text", disable=None) as bar:
+    with progress(stage.name, len(corpus), "text") as bar:
         texts = documents.prepared(encoder, start.encoder["trainable"], corpus.texts, paths.cache, progress=bar.update)
     settle(start.encoder["trainable"])
     scratch = stage.scratch(paths.out_model)
@@ -118,7 +118,12 @@ def iterate(stage: Stage, before: dict[str, Any]) -> None:
         Silver.held_out(core_targets(taxonomy, cores.indptr, cores.indices), corpus.texts, settings.validation_share),
         before.get("agreement_floor"),
         partial(decode, taxonomy=taxonomy, weights=before["level_weights"]),
-        Machine([torch.device(device)], mixed_precision=settings.mixed_precision, warn=stage.warn),
+        Machine(
+            [torch.device(device)],
+            mixed_precision=settings.mixed_precision,
+            warn=stage.warn,
+            progress=partial(progress, stage.name),
+        ),
         log,
         paths.code,
     )

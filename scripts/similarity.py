@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import expit
-from tqdm import tqdm
 
 from common import files, pieces
 from common.device import open_device
+from common.progress import Bar, progress
 from common.stage import Stage, run_stage
 from common.taxoclass_settings import CandidateSelection, Similarity
 from taxoclass import products
@@ -100,8 +100,10 @@ def of_the_whole(stage: Stage, vectors: np.ndarray, taxonomy: Taxonomy) -> Corpu
     if not vectors.shape[1]:
         return CorpusWide(*np.empty((2, len(vectors), 0), np.int32))
     with stage.blas():
-        clusters = clusterings(vectors, int(taxonomy.leaves.sum()), settings.clusterings)
-        return CorpusWide(nearest(vectors, settings.neighbours), clusters)
+        with progress(stage.name, settings.clusterings, "clustering") as bar:
+            clusters = clusterings(vectors, int(taxonomy.leaves.sum()), settings.clusterings, progress=bar.update)
+        with progress(stage.name, len(vectors), "text", "nearest ones") as bar:
+            return CorpusWide(nearest(vectors, settings.neighbours, bar.update), clusters)
 
 
 def score(stage: Stage, taxonomy: Taxonomy, texts: Sequence[str]) -> Scored:
@@ -133,7 +135,7 @@ def by_entailment(stage: Stage, device: str, taxonomy: Taxonomy, texts: Sequence
     groups, first = ensembles(taxonomy, settings.templates(any(taxonomy.descriptions)))
     hypotheses = [[text for group in each for text in group] for each in by_class(groups, first)]
     vectors = np.empty((len(texts), 0), np.float32)
-    with tqdm(desc="similarity", unit="pair", disable=None) as bar:
+    with progress(stage.name, unit="pair") as bar:
         pairs = PairScorer(
             scorer,
             texts,
@@ -147,15 +149,17 @@ def by_entailment(stage: Stage, device: str, taxonomy: Taxonomy, texts: Sequence
             stage.warn(cut(pairs.truncated, settings.similarity_max_length))
         if settings.candidates == "all":
             stage.log(str(pairs.cost()))
+            bar.total = pairs.known.size
             logits = pairs.score_all()
         elif settings.candidates == "paths":
             encoder = sentence_encoder(stage, device, settings.prefilter_model, 1)
             cosines, vectors = cosines_of(stage, encoder, taxonomy, texts, ["{class_name}"])
             rows, classes = path_candidates(taxonomy, cosines, settings.candidate_paths)
             stage.log(str(pairs.cost(len(rows))))
+            bar.total = pairs.count(rows, classes)
             logits = dense(pairs.shape, rows, classes, pairs.score_pairs(rows, classes))
         else:
-            logits = from_the_top(stage, taxonomy, pairs)
+            logits = from_the_top(stage, taxonomy, pairs, bar)
     return Scored(logits, vectors, scorer.fingerprint)
 
 
@@ -176,13 +180,12 @@ def by_class(groups: list[list[str]], first: np.ndarray) -> list[list[list[str]]
     return [groups[start:end] for start, end in zip(first.tolist(), ends, strict=True)]
 
 
-def from_the_top(stage: Stage, taxonomy: Taxonomy, pairs: PairScorer) -> np.ndarray:
+def from_the_top(stage: Stage, taxonomy: Taxonomy, pairs: PairScorer, bar: Bar) -> np.ndarray:
     """Logits of the classes that candidate selection and confidence ask for, level by level."""
     growth = selection(stage.settings)
     expected = expected_pairs(taxonomy, **growth)
-    stage.log(
-        f"about {expected:.0f} of {len(taxonomy)} classes a document", str(pairs.cost(round(expected * pairs.shape[0])))
-    )
+    bar.total = round(expected * pairs.shape[0])  # about
+    stage.log(f"about {expected:.0f} of {len(taxonomy)} classes a document", str(pairs.cost(bar.total)))
     logits = np.full(pairs.shape, np.nan, dtype=np.float32)
     probability = logits.copy()
     for rows, classes in waves(probability, taxonomy, **growth):
@@ -213,7 +216,7 @@ def sentence_encoder(stage: Stage, device: str, name: str, chunks: int) -> Encod
 
 def encoded(stage: Stage, encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
     stage.log(str(encoder.cost(texts, stage.settings.batch_tokens)))
-    with tqdm(total=len(texts), desc=stage.name, unit="text", disable=None) as bar:
+    with progress(stage.name, len(texts), "text") as bar:
         vectors = encode_cached(encoder, texts, stage.paths.cache, stage.settings.batch_tokens, bar.update)
     if encoder.tally.truncated:
         stage.warn(cut(encoder.tally.truncated, encoder.loaded.max_length * encoder.chunks))

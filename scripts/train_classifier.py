@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 
 import torch
-from tqdm import tqdm
 
 from common import files
 from common.device import open_device, settle
+from common.progress import progress
 from common.stage import Stage, run_stage
 from common.taxoclass_settings import TrainClassifier
 from taxoclass import bundle, documents, products
@@ -65,12 +66,17 @@ def work(stage: Stage) -> None:
         gradient_checkpointing=settings.gradient_checkpointing,
     )
     names = documents.name_vectors(encoder, taxonomy, settings.class_template)
-    with tqdm(total=len(corpus), desc=stage.name, unit="text", disable=None) as bar:
+    with progress(stage.name, len(corpus), "text") as bar:
         texts = documents.prepared(encoder, settings.encoder_trainable, corpus.texts, paths.cache, progress=bar.update)
     settle(settings.encoder_trainable)
     backbone = backbone.requires_grad_(True).cpu() if settings.encoder_trainable else None
     model = build(taxonomy, names, architecture, settings.random_seed, backbone)
-    machine = Machine([torch.device(device)], mixed_precision=settings.mixed_precision, warn=stage.warn)
+    machine = Machine(
+        [torch.device(device)],
+        mixed_precision=settings.mixed_precision,
+        warn=stage.warn,
+        progress=partial(progress, stage.name),
+    )
     scratch = stage.scratch(paths.out_model)
     log = MetricsLog.open(paths.metrics, stage.runtime.loggers, stage.warn, resumed=(scratch / STATE).exists())
     report = train(

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from common import files
 from common.descriptors_settings import Runtime, Utility
 from common.errors import UserError
 from common.found import ROOT
+from common.progress import progress
 from common.stage import Stage, run_stage
 from descriptors import products, targets, utility
 from descriptors.table import Table
@@ -62,8 +62,14 @@ def work(stage: Stage) -> None:
         return utility.score(values[:, sets[name]], target, task, makers[model](), *fold)
 
     # a thread a fit, and one inside of it, so that no result depends on their number
-    with ThreadPoolExecutor(stage.threads, initializer=threadpool_limits, initargs=(1,)) as pool:
-        found = list(tqdm(pool.map(score, jobs), total=len(jobs), desc="utility", unit="fit", disable=None))
+    found = []
+    with (
+        progress(stage.name, len(jobs), "fit") as bar,
+        ThreadPoolExecutor(stage.threads, initializer=threadpool_limits, initargs=(1,)) as pool,
+    ):
+        for each in pool.map(score, jobs):
+            found.append(each)
+            bar.update()
     scores = np.array(found).reshape(len(makers), len(sets), len(folds))
     results = {model: compared(named, each, settings) for model, each in zip(makers, scores, strict=True)}
     write(

@@ -262,15 +262,15 @@ class Project:
         path.parent.mkdir(exist_ok=True)
         path.write_text(yaml.safe_dump({"taxoclass": section}))
 
-    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [*SNAKEMAKE, "taxoclass", *MACHINE, *arguments]
+    def snakemake(self, *arguments: str, target: str = "taxoclass") -> subprocess.CompletedProcess[str]:
+        command = [*SNAKEMAKE, target, *MACHINE, *arguments]
         return subprocess.run(
             command, cwd=self.folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
         )
 
-    def run(self, *arguments: str) -> list[str]:
+    def run(self, *arguments: str, target: str = "taxoclass") -> list[str]:
         """Jobs that ran, in order."""
-        done = self.snakemake(*arguments)
+        done = self.snakemake(*arguments, target=target)
         assert done.returncode == 0, done.stdout + done.stderr
         return jobs(done.stdout + done.stderr)
 

@@ -24,6 +24,7 @@ from common import files
 from common.cards import Lease
 from common.config import explain, runtime_of, with_runtime
 from common.errors import UserError
+from common.progress import say
 from common.settings import Settings
 
 LIBRARIES = (
@@ -71,7 +72,7 @@ class Stage:
 
     def log(self, *parts: str) -> None:
         """One line: ``pass2  | 41,127 rows x 215 columns | exact, pairwise | ...``"""
-        print(f"{self.name:<6} | " + " | ".join(parts), file=sys.stderr, flush=True)
+        say(self.name, *parts)
 
     def warn(self, message: str) -> None:
         self.log(f"warning: {message}")

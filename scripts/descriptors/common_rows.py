@@ -6,7 +6,7 @@ the common rows. Groups of columns are then multiplied as matrices; where a patt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -86,21 +86,30 @@ class Part(NamedTuple):
 
 
 def products(
-    codes: Codes, left: Tile, right: Tile, min_common: int, budget: int, pool: ThreadPoolExecutor, threads: int
+    codes: Codes,
+    left: Tile,
+    right: Tile,
+    min_common: int,
+    budget: int,
+    pool: ThreadPoolExecutor,
+    threads: int,
+    read: Callable[[int], None] | None = None,
 ) -> Products:
     """All sums that the correlations of two tiles need, in two reads of their rows; ``right is left`` for one tile.
 
-    Pairs with fewer than ``min_common`` common rows have no sum.
+    Pairs with fewer than ``min_common`` common rows have no sum. ``read`` is told how far that is, in rows.
     """
+    n_rows = codes.shape[1]
+    tell = read or (lambda rows: None)
     tiles = [left] if right is left else [left, right]
     width = 4 * sum(len(tile.columns) for tile in tiles) + 16 * PART * threads
     step = int(np.clip(budget // width, 1024, 1 << 18))
     lefts, rights = np.bincount(left.labels), np.bincount(right.labels)
     # spreading the ranks of p and q columns over the rows costs as much as about FEW (p + q) / 2 pairs one by one
     few = 2 * np.outer(lefts, rights) <= FEW * np.add.outer(lefts, rights)
-    if few.all() and BYTES_A_VALUE * codes.shape[1] * sum(len(tile.columns) for tile in tiles) <= budget:
-        return _pair_by_pair(codes, tiles, min_common, pool)
-    sides = _rank(codes, tiles, step, pool)
+    if few.all() and BYTES_A_VALUE * n_rows * sum(len(tile.columns) for tile in tiles) <= budget:
+        return _pair_by_pair(codes, tiles, min_common, pool, tell)
+    sides = _rank(codes, tiles, step, pool, lambda rows: tell(rows // 2))
     one, other = sides[0], sides[-1]
     rows = one.rows[:, right.labels]
     differ = left.patterns[left.labels][:, None] != right.patterns[right.labels]
@@ -110,13 +119,15 @@ def products(
     in_pairs, parts = _plan(codes, left, right, wanted, few[np.ix_(left.labels, right.labels)], rows)
     pairs = np.argwhere(in_pairs)
     pairs = np.column_stack([pairs, left.labels[pairs[:, 0]], right.labels[pairs[:, 1]]])
-    high, low = np.zeros((2, *wanted.shape), np.int64)
+    high, low, done = *np.zeros((2, *wanted.shape), np.int64), 0
     for cells in _row_blocks(codes, tiles, step, pool):
         multiply = partial(_multiply_pairs, cells, one, other, high, low)
         list(pool.map(multiply, np.array_split(pairs, max(len(pairs) // PAIRS, 1))))
         # each part in one thread: many small products side by side, not many threads on a small one
         with threadpool_limits(1, user_api="blas"):
             list(pool.map(partial(_multiply_part, cells, one, other), parts))
+        done += cells[0].shape[1]
+        tell((n_rows + done) // 2)
     sums = join(high, low)
     for part in parts:
         sums[np.ix_(part.i, part.j)] = part.gram.result()
@@ -132,7 +143,9 @@ def products(
     )
 
 
-def _pair_by_pair(codes: Codes, tiles: list[Tile], min_common: int, pool: ThreadPoolExecutor) -> Products:
+def _pair_by_pair(
+    codes: Codes, tiles: list[Tile], min_common: int, pool: ThreadPoolExecutor, tell: Callable[[int], None]
+) -> Products:
     """All pairs one by one: for columns that each have a pattern of their own."""
     cells = next(_row_blocks(codes, tiles, codes.shape[1], pool))
     sides = [_side(block, codes.sizes[tile.columns], pool) for tile, block in zip(tiles, cells, strict=True)]
@@ -145,7 +158,9 @@ def _pair_by_pair(codes: Codes, tiles: list[Tile], min_common: int, pool: Thread
     def rank(chosen: np.ndarray) -> None:
         pair_kernels.rank_pairs(sides[0], sides[-1], codes.shift, min_common, chosen, size, out)
 
-    list(pool.map(rank, np.array_split(pairs, max(len(pairs) // PAIRS, 1))))
+    parts = np.array_split(pairs, max(len(pairs) // PAIRS, 1))
+    for done, _ in enumerate(pool.map(rank, parts), start=1):
+        tell(codes.shape[1] * done // len(parts))
     if len(tiles) == 1:
         lower = np.tril_indices(len(differ), -1)
         for here, there in ((0, 0), (1, 1), (2, 4), (3, 5), (4, 2), (5, 3)):
@@ -212,7 +227,9 @@ def _read(codes: Codes, tile: Tile, start: int, stop: int, block: np.ndarray, pl
     block[place] = codes.cells(int(tile.columns[place]), start, stop)
 
 
-def _rank(codes: Codes, tiles: list[Tile], step: int, pool: ThreadPoolExecutor) -> list[Ranked]:
+def _rank(
+    codes: Codes, tiles: list[Tile], step: int, pool: ThreadPoolExecutor, tell: Callable[[int], None]
+) -> list[Ranked]:
     """Every tile's columns on the patterns of the other one (or its own)."""
     ranked, own, removed = [], [], []
     for tile, other in zip(tiles, tiles[::-1], strict=True):
@@ -224,6 +241,7 @@ def _rank(codes: Codes, tiles: list[Tile], step: int, pool: ThreadPoolExecutor) 
         ranked.append(Ranked(np.zeros(starts[-1], np.int32), at, size, *told))
         own.append([np.zeros(each, np.int32) for each in size])
         removed.append(np.zeros(at.shape, np.int64))
+    done = 0
     for cells in _row_blocks(codes, tiles, step, pool):
         gone = [
             [np.flatnonzero(block[place] == 0) for place in tile.first]
@@ -234,6 +252,8 @@ def _rank(codes: Codes, tiles: list[Tile], step: int, pool: ThreadPoolExecutor) 
             bounds = np.concatenate(([0], np.cumsum([len(each) for each in rows])))
             count = partial(_count, block, np.concatenate(rows), bounds, own[k], ranked[k], removed[k])
             list(pool.map(count, range(len(block))))
+        done += cells[0].shape[1]
+        tell(done)
     for k, each in enumerate(ranked):
         list(pool.map(partial(_score, codes.shift, own[k], each, removed[k]), range(len(own[k]))))
     return ranked

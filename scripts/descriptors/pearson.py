@@ -7,13 +7,18 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from descriptors.gram import ExactGram, fixed_point
-from descriptors.spearman import MaskedSums, normalise
+from descriptors.spearman import MaskedSums, normalise, told
 
 BITS = 52  # of the largest deviation from the column's centre
 
 
 def correlation(
-    blocks: Callable[[], Iterable[np.ndarray]], n_rows: int, stats: dict[str, np.ndarray], missing: str, min_common: int
+    blocks: Callable[[], Iterable[np.ndarray]],
+    n_rows: int,
+    stats: dict[str, np.ndarray],
+    missing: str,
+    min_common: int,
+    read: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Pearson correlation of all column pairs.
 
@@ -25,6 +30,7 @@ def correlation(
     missing : mean = missing cells take the column mean; otherwise each pair is taken on its common rows (Pearson needs
         no re-ranking, so that pairwise and global_ranks are the same here).
     min_common : pairs with fewer common rows are undefined.
+    read : is told how many rows are done.
 
     Returns
     -------
@@ -37,7 +43,7 @@ def correlation(
     n_columns = len(centre)
     if missing == "mean":
         gram = ExactGram((n_columns, n_columns), bound, bound, n_rows)
-        for block in blocks():
+        for block in told(blocks(), read):
             deviations = fixed_point(block.T, centre, exponent, BITS)
             gram.add(deviations, deviations)
         sums = gram.result()
@@ -46,7 +52,7 @@ def correlation(
         return matrix
     # squares in units of 2^BITS of those of the values
     totals = MaskedSums(n_columns, bound, bound, n_rows, square_scale=np.full(n_columns, 2.0**BITS))
-    for block in blocks():
+    for block in told(blocks(), read):
         deviations = fixed_point(block.T, centre, exponent, BITS)
         squares = np.rint(np.square(deviations) / 2.0**BITS)
         totals.add(deviations, squares, (~np.isnan(block)).T.astype(np.float64))

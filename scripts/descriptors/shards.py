@@ -22,6 +22,11 @@ def rectangles(n_columns: int, shard: int, shards: int) -> list[tuple[np.ndarray
     return [(blocks[i], blocks[j]) for i, j in pairs[shard - 1 :: shards]]
 
 
+def pairs_of(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> int:
+    """Pairs of columns in some rectangles."""
+    return sum(len(left) * len(right) for left, right in parts)
+
+
 def write_shard(
     path: str,
     key: str,

@@ -38,13 +38,15 @@ def prescreened(
     width: int,
     repeats: int,
     seed: int,
+    read: Callable[[int], None] | None = None,
 ) -> Correlations:
     """As :func:`descriptors.spearman.same_rows`, but exact only within groups of columns linked by candidates.
 
     ``others`` are the same columns. Pairs of different groups, whose correlation is below ``threshold``, are NaN.
+    ``read`` is told how many rows are sketched.
     """
     assert np.array_equal(columns, others)
-    sketches, norms = sketch(codes, columns, n, budget, width=width, repeats=repeats, seed=seed)
+    sketches, norms = sketch(codes, columns, n, budget, width=width, repeats=repeats, seed=seed, read=read)
     bound = threshold - DEVIATIONS * standard_deviation(threshold, width, repeats)
     groups = linked(sketches / np.sqrt(np.maximum(norms, 1.0)), bound)
     rho = np.full((len(columns), len(columns)), np.nan)
@@ -58,7 +60,15 @@ def prescreened(
 
 
 def sketch(
-    codes: Codes, columns: np.ndarray, n: int, budget: int, *, width: int, repeats: int, seed: int
+    codes: Codes,
+    columns: np.ndarray,
+    n: int,
+    budget: int,
+    *,
+    width: int,
+    repeats: int,
+    seed: int,
+    read: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Signed bucket sums of the centred ranks, (repeats, width, p) float64, and their exact norms (p,)."""
     sketches = np.zeros((repeats, width, len(columns)))
@@ -76,6 +86,8 @@ def sketch(
             place = csr_array((sign, (bucket.astype(np.int64), np.arange(len(centred)))), shape=(width, len(centred)))
             sketches[repeat] += place @ centred
         at += len(centred)
+        if read:
+            read(at)
     return sketches, norms
 
 

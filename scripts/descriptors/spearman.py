@@ -6,10 +6,11 @@ Rank correlation is the Pearson correlation of mid-ranks (Spearman 1904); with d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +56,16 @@ def blocks(codes: Codes, columns: np.ndarray, budget: int) -> Iterator[np.ndarra
         yield codes.read(columns, start, min(start + step, n_rows))
 
 
+def told(blocks: Iterable[np.ndarray], read: Callable[[int], None] | None) -> Iterator[np.ndarray]:
+    """(P, B) blocks as they are; ``read`` is told how many rows are done."""
+    done = 0
+    for block in blocks:
+        yield block
+        done += block.shape[1]
+        if read:
+            read(done)
+
+
 def pairwise(
     codes: Codes,
     n_valid: np.ndarray,
@@ -82,7 +93,7 @@ def pairwise(
     budget : bytes of memory to plan with.
     threads : columns worked on at the same time.
     within : correlation of columns that share a pattern, :func:`same_rows` by default.
-    progress : is told steps done and in all.
+    progress : is told work done and in all, in pairs of columns times rows.
     left, right : the columns to correlate, all by default; the same ones, or none in common.
 
     Returns
@@ -102,7 +113,12 @@ def pairwise(
         for label in np.intersect1d(patterns[left], patterns[right])
     ]
     pairs = _tile_pairs(codes, patterns, left, right, symmetric, budget)
-    total, done = len(groups) + len(pairs), 0
+    n_rows = codes.shape[1]
+    total, done = n_rows * sum(len(one) * len(other) for one, other in [*groups, *pairs]), 0
+
+    def tell(size: int, rows: int) -> None:
+        if progress:
+            progress(done + size * rows, total)
 
     def put(rows: np.ndarray, columns: np.ndarray, new: np.ndarray | bool, each: Correlations) -> None:
         place = np.ix_(rows, columns)
@@ -114,16 +130,17 @@ def pairwise(
 
     with ThreadPoolExecutor(threads) as pool:
         for rows, columns in groups:
-            n = int(n_valid[left[rows[0]]])
+            n, size = int(n_valid[left[rows[0]]]), len(rows) * len(columns)
             if n >= min_common and not (symmetric and len(rows) == 1):
-                put(rows, columns, True, (within or same_rows)(codes, left[rows], right[columns], n, budget, threads))
-            done += 1
-            if progress:
-                progress(done, total)
+                given = codes, left[rows], right[columns], n, budget, threads
+                put(rows, columns, True, (within or same_rows)(*given, read=partial(tell, size)))
+            done += size * n_rows
+            tell(0, 0)
         for first, second in pairs:
             one = Tile.of(left[first], patterns)
             other = one if symmetric and first is second else Tile.of(right[second], patterns)
-            sums = products(codes, one, other, min_common, budget // 4, pool, threads)
+            size = len(first) * len(second)
+            sums = products(codes, one, other, min_common, budget // 4, pool, threads, partial(tell, size))
             each = _coefficients(
                 sums.sums,
                 Sums(sums.left_total, sums.left_squares, codes.split[one.columns][:, None]),
@@ -133,9 +150,8 @@ def pairwise(
                 REGROUPED,
             ).where(sums.rows >= min_common)
             put(first, second, patterns[one.columns][:, None] != patterns[other.columns], each)
-            done += 1
-            if progress:
-                progress(done, total)
+            done += size * n_rows
+            tell(0, 0)
     if symmetric:
         np.fill_diagonal(found, 1.0)
         if angle is not None:
@@ -231,14 +247,15 @@ def same_rows(
     budget: int,
     threads: int = 1,
     gram: Gram | None = None,
+    read: Callable[[int], None] | None = None,
 ) -> Correlations:
     """(p, q) Spearman correlation of columns that are all valid on the same ``n`` rows: one exact Gram matrix.
 
-    ``gram`` : computes it in the place of :func:`centred_gram`, to the same bytes.
+    ``gram`` : computes it in the place of :func:`centred_gram`, to the same bytes. ``read`` : as there.
     """
     symmetric = np.array_equal(left, right)
     columns = left if symmetric else np.concatenate([left, right])
-    gram = gram or partial(centred_gram, budget=budget, threads=threads)
+    gram = gram or partial(centred_gram, budget=budget, threads=threads, read=read)
     sums, told = gram(codes, left, right, np.full(len(columns), n), n)
     total, squares = told[:, 0].astype(np.float64), join(told[:, 1], told[:, 2])
     one, other = slice(len(left)), slice(len(left)) if symmetric else slice(len(left), None)
@@ -254,13 +271,20 @@ def same_rows(
 
 
 def centred_gram(
-    codes: Codes, left: np.ndarray, right: np.ndarray, n_valid: np.ndarray, n: int, budget: int, threads: int
+    codes: Codes,
+    left: np.ndarray,
+    right: np.ndarray,
+    n_valid: np.ndarray,
+    n: int,
+    budget: int,
+    threads: int,
+    read: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sums of products of ranks centred within each column's own rows, and what :func:`centred` tells.
 
     Every thread reads, centres and multiplies blocks of rows of its own, as many threads as have room for a matrix of
     sums; as integers these add up the same in any order. ``n_valid`` is of the left columns and, if they are others,
-    of the right ones after them; none is above ``n``.
+    of the right ones after them; none is above ``n``. ``read`` is told how many rows are done.
     """
     symmetric = np.array_equal(left, right)
     columns = left if symmetric else np.concatenate([left, right])
@@ -271,6 +295,15 @@ def centred_gram(
     step = int(np.clip(budget // 8 // workers // (4 * width), 1024, min(LONG, -(-n_rows // (4 * workers)) + 1024)))
     strip = int(np.clip(budget // 8 // workers // (8 * width), 512, STRIP))
 
+    lock, done = Lock(), 0
+
+    def tell(rows: int) -> None:
+        nonlocal done
+        with lock:
+            done += rows
+            if read:
+                read(done)
+
     def add(worker: int) -> tuple[ExactGram, np.ndarray]:
         gram = ExactGram((len(left), len(right)), bound, bound, n)
         told = np.zeros((len(columns), 3), np.int64)
@@ -278,6 +311,7 @@ def centred_gram(
         for block in centred(codes, columns, n_valid, starts, step, strip, told):
             ranks = block[: len(left)].T
             gram.add(ranks, ranks if symmetric else block[len(left) :].T)
+            tell(block.shape[1])
         return gram, told
 
     with threadpool_limits(max(threads // workers, 1), user_api="blas"), ThreadPoolExecutor(workers) as pool:
@@ -325,12 +359,14 @@ def settle(
     left: np.ndarray,
     right: np.ndarray,
     threads: int = 1,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[np.ndarray, int]:
     """``found.rho``, and pairs that may lie on either side of ``threshold`` computed with all ranks told apart.
 
     Parameters
     ----------
     codes : of all columns, with all ranks told apart.
+    progress : is told pairs done and in all.
     The others as in :func:`pairwise`; ``left``, ``right`` as they were there.
 
     Returns
@@ -347,23 +383,28 @@ def settle(
     unsure[left[:, None] == right[None, :]] = False
     symmetric = np.array_equal(left, right)
     pairs = np.argwhere(np.triu(unsure) if symmetric else unsure)
-    for i, j in pairs:
+    for done, (i, j) in enumerate(pairs, start=1):
         exact = pairwise(codes, n_valid, patterns, min_common, budget, threads, left=left[[i]], right=right[[j]]).rho[
             0, 0
         ]
         rho[i, j] = exact
         if symmetric:
             rho[j, i] = exact
+        if progress:
+            progress(done, len(pairs))
     return rho, len(pairs)
 
 
-def mean_ranks(codes: Codes, n_valid: np.ndarray, budget: int, threads: int = 1) -> np.ndarray:
+def mean_ranks(
+    codes: Codes, n_valid: np.ndarray, budget: int, threads: int = 1, read: Callable[[int], None] | None = None
+) -> np.ndarray:
     """(P, P) correlation of ranks where missing cells have their column's mean rank: a Gram matrix, never indefinite.
 
-    Equal to Spearman's for complete columns; the more is missing, the more it is drawn to 0.
+    Equal to Spearman's for complete columns; the more is missing, the more it is drawn to 0. ``read`` is told how many
+    rows are done, here and in the functions below.
     """
     everything = np.arange(codes.shape[0])
-    sums, _ = centred_gram(codes, everything, everything, n_valid, codes.shape[1], budget, threads)
+    sums, _ = centred_gram(codes, everything, everything, n_valid, codes.shape[1], budget, threads, read)
     return _unit_diagonal(normalise(sums, np.diag(sums)[:, None], np.diag(sums)))
 
 
@@ -377,21 +418,30 @@ def normalise(sums: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarr
     return np.where((left > 0) & (right > 0), np.clip(ratio, -1.0, 1.0), np.nan)
 
 
-def mean_filled(codes: Codes, n_valid: np.ndarray, n_below: np.ndarray, n_equal: np.ndarray, budget: int) -> np.ndarray:
+def mean_filled(
+    codes: Codes,
+    n_valid: np.ndarray,
+    n_below: np.ndarray,
+    n_equal: np.ndarray,
+    budget: int,
+    read: Callable[[int], None] | None = None,
+) -> np.ndarray:
     """Spearman after every missing cell took its column's mean value: attenuated, but positive semi-definite.
 
     Parameters as in :func:`descriptors.ranks.centre_filled`; returns (P, P) float64.
     """
     n_columns, n_rows = codes.shape
     gram = ExactGram((n_columns, n_columns), n_rows, n_rows, n_rows)
-    for block in blocks(codes, np.arange(n_columns), budget):
+    for block in told(blocks(codes, np.arange(n_columns), budget), read):
         centred = centre_filled(block, n_valid, n_below, n_equal, n_rows).T
         gram.add(centred, centred)
     sums = gram.result()
     return _unit_diagonal(normalise(sums, np.diag(sums)[:, None], np.diag(sums)))
 
 
-def global_ranks(codes: Codes, n_valid: np.ndarray, min_common: int, budget: int) -> np.ndarray:
+def global_ranks(
+    codes: Codes, n_valid: np.ndarray, min_common: int, budget: int, read: Callable[[int], None] | None = None
+) -> np.ndarray:
     """Correlation on common rows of ranks taken within each column's own rows, by four mask products.
 
     Cheap for any number of missingness patterns, but not Spearman's coefficient of the common rows, and far from it
@@ -399,7 +449,7 @@ def global_ranks(codes: Codes, n_valid: np.ndarray, min_common: int, budget: int
     """
     n_columns, n_rows = codes.shape
     sums = MaskedSums(n_columns, n_rows, n_rows**2, n_rows)
-    for block in blocks(codes, np.arange(n_columns), budget // 2):
+    for block in told(blocks(codes, np.arange(n_columns), budget // 2), read):
         centred = centre(block, n_valid).T
         sums.add(centred, centred**2, (block != 0).T.astype(np.float64))
     return sums.correlation(min_common)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -103,7 +104,11 @@ def vif_values(correlation: np.ndarray) -> np.ndarray:
 
 
 def eliminate(
-    correlation: np.ndarray, threshold: float, quality: np.ndarray, ties: Ties
+    correlation: np.ndarray,
+    threshold: float,
+    quality: np.ndarray,
+    ties: Ties,
+    progress: Callable[[int], object] | None = None,
 ) -> tuple[np.ndarray, list[Removal]]:
     """Drop exact linear combinations, then the column with the largest VIF until every VIF is below ``threshold``.
 
@@ -118,6 +123,7 @@ def eliminate(
     quality : (P,) int, each column's position in the quality order, a permutation of 0..P-1; 0 = best.
     ties : "quality": of columns that depend on each other exactly, and of equal VIF, the worst goes;
         "column_order": the first in index order goes.
+    progress : is told how many columns went since it was told last.
 
     Returns
     -------
@@ -142,7 +148,7 @@ def eliminate(
     ordered = correlation[np.ix_(order, order)].astype(np.float64)
     worst = -1 if ties == "quality" else 0
     dependent = [] if ties == "quality" else _first_dependent_go(ordered)
-    inflated = _inflated_go(ordered, _without(len(order), dependent), threshold, worst)
+    inflated = _inflated_go(ordered, _without(len(order), dependent), threshold, worst, progress)
     removals = _relabel(dependent + inflated, order)
     survivors = _without(len(order), removals)
     _confirm(correlation, survivors, threshold)
@@ -150,7 +156,12 @@ def eliminate(
 
 
 def eliminate_contradictory(
-    pairwise: np.ndarray, consistent: np.ndarray, threshold: float, quality: np.ndarray, ties: Ties
+    pairwise: np.ndarray,
+    consistent: np.ndarray,
+    threshold: float,
+    quality: np.ndarray,
+    ties: Ties,
+    progress: Callable[[int], object] | None = None,
 ) -> tuple[np.ndarray, list[Removal]]:
     """As ``eliminate``, for pairwise-complete correlations that no one sample can have (a negative eigenvalue).
 
@@ -163,13 +174,13 @@ def eliminate_contradictory(
     ----------
     pairwise : (P, P) float64, symmetric; NaN = undefined, counts as 0.
     consistent : (P, P) float64, a positive semi-definite correlation of the same columns, their gaps filled somehow.
-    threshold, quality, ties : as in ``eliminate``.
+    threshold, quality, ties, progress : as in ``eliminate``.
 
     Returns
     -------
     survivors, removals : as in ``eliminate``.
     """
-    survivors, removals = eliminate(consistent, threshold, quality, ties)
+    survivors, removals = eliminate(consistent, threshold, quality, ties, progress)
     while True:
         repaired, shrinkage = repair(pairwise[np.ix_(survivors, survivors)])
         ranks = np.argsort(np.argsort(quality[survivors]))
@@ -179,6 +190,8 @@ def eliminate_contradictory(
         if shrinkage > 0:
             more = more[:1]
             kept = _without(len(survivors), more)
+        if progress:
+            progress(len(more))
         removals += _relabel(more, survivors)
         survivors = survivors[kept]
 
@@ -203,7 +216,13 @@ def _check_options(size: int, threshold: float, quality: np.ndarray, ties: str) 
         raise ValueError(f"ties = {ties!r} is not one of {', '.join(get_args(Ties))}")
 
 
-def _inflated_go(correlation: np.ndarray, alive: np.ndarray, threshold: float, worst: int) -> list[Removal]:
+def _inflated_go(
+    correlation: np.ndarray,
+    alive: np.ndarray,
+    threshold: float,
+    worst: int,
+    progress: Callable[[int], object] | None,
+) -> list[Removal]:
     """Screen, invert, remove up to 64 columns, and again, until an inverse from scratch has no VIF to remove.
 
     ``worst`` is the end of a run of equals that goes first: -1 = last, 0 = first. Later screens leave nothing over
@@ -218,6 +237,8 @@ def _inflated_go(correlation: np.ndarray, alive: np.ndarray, threshold: float, w
             left_over.reverse()
         inflated = _relabel(_remove_batch(_inverse(factor), threshold, worst), kept)
         removals += _relabel(left_over + inflated, alive)
+        if progress:
+            progress(len(left_over) + len(inflated))
         if not inflated:
             return removals
         alive = alive[_without(len(part), left_over + inflated)]

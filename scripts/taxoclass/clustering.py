@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_array
 
+from common.progress import Progress, unseen
 from taxoclass.posterior import cluster_weight
 
 DIMENSIONS = 64  # principal ones that clusters are looked for in
@@ -18,10 +19,17 @@ ROUNDS = 20
 BLOCK = 8192
 
 
-def clusterings(vectors: np.ndarray, n_classes: int, count: int, seed: int = 0) -> np.ndarray:
+def clusterings(
+    vectors: np.ndarray,
+    n_classes: int,
+    count: int,
+    seed: int = 0,
+    progress: Progress = unseen,
+) -> np.ndarray:
     """(N, count) int32: cluster of each document in ``count`` clusterings of 2 to 8 clusters a class.
 
-    vectors : (N, d) float32. No clusterings, (N, 0), where documents are so few that they would weigh nothing.
+    vectors : (N, d) float32. progress : is told of each clustering. No clusterings, (N, 0), where documents are so few
+    that they would weigh nothing.
     """
     n_documents = len(vectors)
     if not count or not cluster_weight(n_documents, n_classes):
@@ -29,7 +37,11 @@ def clusterings(vectors: np.ndarray, n_classes: int, count: int, seed: int = 0) 
     rng = np.random.default_rng(seed)
     reduced = principal(vectors, DIMENSIONS)
     sizes = [PER_CLASS[turn % len(PER_CLASS)] * n_classes for turn in range(count)]
-    return np.stack([k_means(reduced, size, rng) for size in sizes], axis=1)
+    found = []
+    for size in sizes:
+        found.append(k_means(reduced, size, rng))
+        progress(1)
+    return np.stack(found, axis=1)
 
 
 def principal(vectors: np.ndarray, dimensions: int) -> np.ndarray:

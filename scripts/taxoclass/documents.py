@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
-from taxoclass.encoders import BATCH_TOKENS, Encoder, Progress, Warn, encode_cached, log_warning, unseen
+from common.progress import Progress, unseen
+from taxoclass.encoders import BATCH_TOKENS, Encoder, Warn, encode_cached, log_warning
 from taxoclass.models import locate
 from taxoclass.scoring import label_texts
 from taxoclass.taxonomy import Taxonomy

@@ -21,6 +21,7 @@ from transformers.utils import logging as library_log
 from common import files
 from common.errors import UserError
 from common.memory import is_out_of_memory
+from common.progress import Progress, unseen
 from taxoclass.models import WEIGHTS, digest, locate, one_line, weight_files
 
 PADDING = 0.05
@@ -29,16 +30,11 @@ SHARD = 1024
 CALIBRATION_SECONDS = 0.5
 
 Pooling = Literal["mean", "cls"]
-Progress = Callable[[int], object]
 Warn = Callable[[str], None]
 
 
 def log_warning(message: str) -> None:
     logging.getLogger("winnow").warning(message)
-
-
-def unseen(done: int) -> None:
-    """No progress bar."""
 
 
 # ---- sequences

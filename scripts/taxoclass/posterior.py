@@ -16,6 +16,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.special import softmax
 
+from common.progress import Progress, unseen
 from taxoclass.taxonomy import Taxonomy
 
 BLOCK = 1024
@@ -147,10 +148,11 @@ def pooled(one: np.ndarray, other: np.ndarray, weight: float) -> np.ndarray:
 # --- neighbours
 
 
-def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
+def nearest(vectors: np.ndarray, k: int, progress: Progress = unseen) -> np.ndarray:
     """(N, min(k, N - 1)) int32: the documents of the largest cosine with each one, itself left out, best first.
 
-    vectors : (N, d) float32, rows of length 1. All pairs are compared, a block of documents at a time.
+    vectors : (N, d) float32, rows of length 1. All pairs are compared, a block of documents at a time, of whose size
+    ``progress`` is told.
     """
     n = len(vectors)
     k = min(k, max(n - 1, 0))
@@ -162,6 +164,7 @@ def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
         some = np.argpartition(cosine, n - k, axis=1)[:, n - k :]
         order = np.argsort(-np.take_along_axis(cosine, some, axis=1), axis=1, kind="stable")
         found[start : start + BLOCK] = np.take_along_axis(some, order, axis=1)
+        progress(len(cosine))
     return found
 
 

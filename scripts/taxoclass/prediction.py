@@ -10,6 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.special import expit
 
+from common.progress import Progress, unseen
 from taxoclass.classifier import Classifier
 from taxoclass.decoding import Method, decode, level_weights
 from taxoclass.expected_f1 import consistent_probabilities
@@ -41,12 +42,12 @@ def predict_into(
     return out
 
 
-def average_into(out: np.ndarray, vectors: np.ndarray, taxonomy: Taxonomy, k: int) -> None:
+def average_into(out: np.ndarray, vectors: np.ndarray, taxonomy: Taxonomy, k: int, progress: Progress = unseen) -> None:
     """Mix (N, C) probabilities, such as a memory map, with those of each document's k nearest ones, in place.
 
     vectors : (N, d) float32 of the same documents, rows of length 1. A document by itself stays as it is.
     """
-    neighbours = nearest(vectors, k)
+    neighbours = nearest(vectors, k, progress)
     if not neighbours.size:
         return
     weight = neighbour_weight(len(out), int(taxonomy.leaves.sum()), neighbours.shape[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -239,6 +239,37 @@ def label_records(
             "path": [taxonomy.ids[each] for each in chain],
             "path_score": round(float(chain_score[row]), 6) if chain else None,
         }
+
+
+def iter_label_records(path: str) -> Iterator[dict[str, Any]]:
+    """The lines of a labels.jsonl, one at a time.
+
+    Raises
+    ------
+    UserError : a line that is no such record.
+    """
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = None
+            if not isinstance(record, dict) or "doc_id" not in record:
+                raise UserError(f"{path}: line {number} is no record of predict; {AGAIN}")
+            yield record
+
+
+# what a record has, in the types of Arrow
+LABELS = pa.schema(
+    [
+        ("doc_id", pa.string()),
+        ("labels", pa.list_(pa.string())),
+        ("names", pa.list_(pa.string())),
+        ("scores", pa.list_(pa.float64())),
+        ("path", pa.list_(pa.string())),
+        ("path_score", pa.float64()),
+    ]
+)
 
 
 def read_label_records(path: str, doc_ids: Sequence[str], taxonomy: Taxonomy) -> Labels:

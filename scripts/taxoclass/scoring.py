@@ -16,12 +16,12 @@ from transformers import AutoModelForSequenceClassification
 
 from common import files
 from common.errors import UserError
+from common.progress import Progress, unseen
 from taxoclass.encoders import (
     BATCH_TOKENS,
     Cost,
     Encoder,
     Loaded,
-    Progress,
     Tally,
     Warn,
     content_keys,
@@ -31,7 +31,6 @@ from taxoclass.encoders import (
     log_warning,
     piece,
     unit,
-    unseen,
 )
 from taxoclass.taxonomy import Taxonomy
 
@@ -291,14 +290,22 @@ class PairScorer:
 
         doc_rows, class_rows : (P,) int64.
         """
-        counts = np.diff(self._starts)[class_rows]
-        firsts = np.cumsum(counts) - counts
-        # the texts of the pairs' classes, one after another
-        each = np.arange(counts.sum()) - np.repeat(firsts - self._starts[class_rows], counts)
-        documents, texts = np.repeat(self._document[doc_rows], counts), self._text[each]
+        documents, texts, firsts = self._texts_of(doc_rows, class_rows)
         self._run(documents, texts)
         found = self.known[documents, texts]
         return combine(found, firsts, self.names) if len(found) else found
+
+    def count(self, doc_rows: np.ndarray, class_rows: np.ndarray) -> int:
+        """How many pairs of distinct texts these are, of which ``progress`` will be told."""
+        documents, texts, _ = self._texts_of(doc_rows, class_rows)
+        return len(np.unique(documents * len(self._texts) + texts))
+
+    def _texts_of(self, doc_rows: np.ndarray, class_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Distinct document and text of each text of the pairs' classes, one after another; where each pair's begin."""
+        counts = np.diff(self._starts)[class_rows]
+        firsts = np.cumsum(counts) - counts
+        each = np.arange(counts.sum()) - np.repeat(firsts - self._starts[class_rows], counts)
+        return np.repeat(self._document[doc_rows], counts), self._text[each], firsts
 
     def score_all(self, out: np.ndarray | None = None) -> np.ndarray:
         """(N, C) float32 logits of all pairs, into ``out`` (such as a memory map) where given."""

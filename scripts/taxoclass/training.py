@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common import files
 from common.errors import UserError
@@ -70,12 +70,20 @@ class Optimisation:
         return {"encoder": self.encoder_lr, "head": self.head_lr}
 
 
+@contextlib.contextmanager
+def no_bar(total: int, unit: str, what: str) -> Iterator[Any]:
+    """No progress bar; one is told how many of ``total`` are done (``update``), and were before (``skip``)."""
+    del total, unit, what
+    yield SimpleNamespace(update=lambda number: None, skip=lambda number: None)
+
+
 @dataclass(frozen=True)
 class Machine:
     """Where a model works.
 
     devices : one, or several for a data-parallel wrapper.
     mixed_precision : bf16 where the device has it.
+    progress : opens a bar, see ``no_bar``.
     predict_batch : documents predicted at once, an upper limit; needs less memory than a micro-batch of as many.
     """
 
@@ -83,6 +91,7 @@ class Machine:
     predict_batch: int = 128
     mixed_precision: bool = True
     warn: Callable[[str], None] = print
+    progress: Callable[[int, str, str], contextlib.AbstractContextManager[Any]] = no_bar
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 on a GPU that computes in it; float32 elsewhere. Never fp16, whose range needs a loss scale."""
@@ -243,7 +252,8 @@ class Runner:
         """``use(part of rows, its logits (b, C) float32)``, longest documents first: a lack of memory shows early."""
         self.model.eval()
         rows = rows[np.argsort(-self.documents.lengths[rows], kind="stable")]
-        with torch.inference_mode(), self.inner.class_vectors_once(), progress(len(rows), "predict") as bar:
+        opened = self.machine.progress(len(rows), "text", "predicting")
+        with torch.inference_mode(), self.inner.class_vectors_once(), opened as bar:
             while len(rows):
                 z = self._fitting("predict_batch", partial(self._predicted, rows))
                 use(rows[: len(z)], z)
@@ -291,11 +301,6 @@ class Runner:
 def blocks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
     """Parts of ``size``, and what is left over."""
     return (rows[start : start + size] for start in range(0, len(rows), size))
-
-
-def progress(total: int, what: str) -> Any:
-    """A bar on a terminal, nothing in a log file."""
-    return tqdm(total=total, desc=what, disable=None, leave=False)
 
 
 # ---- what survives a kill
@@ -398,12 +403,14 @@ class Loop:
         # model, best model, two moments
         files.check_space(self.checkpoint.folder / STATE, 4 * model_size(self.runner.inner))
         self._resume()
-        for epoch in range(len(self.history), self.settings.epochs):
-            report = self._epoch(epoch)
-            if self.score is not None:
-                report["validation_loss"] = self.score()
-            self._keep(report)
-            self.log("epoch", step=(epoch + 1) * self.steps_an_epoch, **report)
+        with self.runner.machine.progress(self.settings.epochs * len(self.rows), "text", "training") as bar:
+            bar.skip(len(self.history) * len(self.rows))
+            for epoch in range(len(self.history), self.settings.epochs):
+                report = self._epoch(epoch, bar.update)
+                if self.score is not None:
+                    report["validation_loss"] = self.score()
+                self._keep(report)
+                self.log("epoch", step=(epoch + 1) * self.steps_an_epoch, **report)
         if self.best is not None:
             self.runner.inner.load_state_dict(self.best)
 
@@ -436,10 +443,10 @@ class Loop:
             nonfinite_in_row=self.nonfinite_in_row,
         )
 
-    def _epoch(self, epoch: int) -> dict[str, Any]:
+    def _epoch(self, epoch: int, done: Callable[[int], object]) -> dict[str, Any]:
         losses, norms, n_documents = [], [], []
         order = self.rows[generator(self.settings.seed, self.key, epoch).permutation(len(self.rows))]
-        with torch.random.fork_rng(devices=[]), progress(len(order), f"epoch {epoch + 1}") as bar:
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(generator(self.settings.seed, self.key, epoch, 1).integers(2**63)))
             for number, rows in enumerate(blocks(order, self.settings.batch_size)):
                 self.before_step(number)
@@ -448,7 +455,7 @@ class Loop:
                     losses.append(loss)
                     norms.append(norm)
                     n_documents.append(len(rows))
-                bar.update(len(rows))
+                done(len(rows))
         return {
             "epoch": epoch + 1,
             "loss": float(np.average(losses, weights=n_documents)) if losses else None,

@@ -23,6 +23,7 @@ import Stemmer
 from scipy.sparse import csr_array
 
 from common.errors import UserError
+from common.progress import Progress, unseen
 
 TOKEN = re.compile(r"[^\W_]+")
 SATURATION, LENGTH = 1.2, 0.75  # k1 and b, the usual values
@@ -69,8 +70,14 @@ class Words:
     length: float
 
     @classmethod
-    def fit(cls, documents: Sequence[str], names: Sequence[Sequence[str]], language: str | None = "english") -> Words:
-        """Of a corpus of texts and the names of each class.
+    def fit(
+        cls,
+        documents: Sequence[str],
+        names: Sequence[Sequence[str]],
+        language: str | None = "english",
+        progress: Progress = unseen,
+    ) -> Words:
+        """Of a corpus of texts and the names of each class. ``progress`` is told of each text.
 
         Raises
         ------
@@ -79,7 +86,7 @@ class Words:
         stems = Stems(language)
         wanted = [[list(dict.fromkeys(stems.of(name))) for name in each] for each in names]
         place = _places(wanted)
-        counts, lengths = _counts(documents, stems, place)
+        counts, lengths = _counts(documents, stems, place, progress)
         with_it = np.bincount(counts.indices, minlength=len(place))
         rarity = np.log1p((len(documents) - with_it + 0.5) / (with_it + 0.5))
         length = max(float(lengths.mean()), 1.0) if len(lengths) else 1.0
@@ -92,8 +99,10 @@ class Words:
     def _stems(self) -> Stems:
         return Stems(self.language)
 
-    def matches(self, documents: Sequence[str]) -> csr_array:
+    def matches(self, documents: Sequence[str], progress: Progress = unseen) -> csr_array:
         """How much of a class's name each document says: the BM25 score of the name, as a share of its words' rarity.
+
+        ``progress`` is told of each text.
 
         Returns
         -------
@@ -101,7 +110,7 @@ class Words:
         length; never above 2.2.
         """
         place = _places(self.names)
-        counts, lengths = _counts(documents, self._stems, place)
+        counts, lengths = _counts(documents, self._stems, place, progress)
         often, relative = counts.data, np.repeat(lengths / self.length, np.diff(counts.indptr))
         counts.data = often * (SATURATION + 1) / (often + SATURATION * (1 - LENGTH + LENGTH * relative))
         found = csr_array((len(documents), len(self.names)), dtype=np.float32)
@@ -123,7 +132,9 @@ def _places(names: Sequence[Sequence[Sequence[str]]]) -> dict[str, int]:
     return {word: at for at, word in enumerate(dict.fromkeys(word for each in names for name in each for word in name))}
 
 
-def _counts(documents: Sequence[str], stems: Stems, place: dict[str, int]) -> tuple[csr_array, np.ndarray]:
+def _counts(
+    documents: Sequence[str], stems: Stems, place: dict[str, int], progress: Progress
+) -> tuple[csr_array, np.ndarray]:
     """(N, W) float64, how often each wanted word occurs; (N,) float64, words of each document."""
     sizes, lengths = [0], []
     columns: list[int] = []
@@ -135,5 +146,6 @@ def _counts(documents: Sequence[str], stems: Stems, place: dict[str, int]) -> tu
         often += found.values()
         sizes.append(len(found))
         lengths.append(len(words))
+        progress(1)
     content = np.array(often, np.float64), np.array(columns, np.int64), np.cumsum(sizes)
     return csr_array(content, shape=(len(documents), len(place))), np.array(lengths, np.float64)

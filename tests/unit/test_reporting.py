@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import ROOT
-from reporting import labelling, page, pictures, selection
+from reporting import labelling, page, pictures, run, selection
 from reporting.page import Branch, Picture, Section, Table, Tree
 from taxoclass.taxonomy import Taxonomy
 
@@ -70,6 +70,42 @@ def test_who_stands_for_a_dropped_descriptor_is_told_step_by_step():
     }
     assert selection.chain("a", links) == "a → b (pass 2, Spearman 0.97) → c (pass 4, HSIC + RDC 0.80)"
     assert selection.chain("c", links) == "c"
+
+
+acyclic = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)).filter(lambda pair: pair[0] < pair[1]), unique=True)
+
+
+@given(acyclic)
+def test_without_shortcuts_what_is_reached_is_the_same_and_no_edge_is_too_many(edges):
+    def reached(edges):
+        matrix = np.eye(9, dtype=int)
+        for one, other in edges:
+            matrix[one, other] = 1
+        return np.linalg.matrix_power(matrix, 9) > 0
+
+    left = run.without_shortcuts(9, edges)
+    assert set(left) <= set(edges) and np.array_equal(reached(left), reached(edges))
+    for edge in left:
+        assert not np.array_equal(reached([other for other in left if other != edge]), reached(edges))
+
+
+@pytest.mark.parametrize(
+    ("jobs", "edges", "arrows"),
+    [
+        ({"pass1": 1}, [], 0),
+        ({"a": 3}, [["a", "a"]], 0),
+        ({"a": 1, "b": 2, "<c>": 1, "d": 1}, [["a", "b"], ["b", "<c>"], ["a", "<c>"], ["a", "d"]], 3),
+    ],
+)
+def test_the_picture_of_the_rules_has_each_of_them_and_its_arrows(monkeypatch, jobs, edges, arrows):
+    drawn = []
+    monkeypatch.setattr(pictures, "svg", lambda figure, real=pictures.svg: drawn.append(figure) or real(figure))
+    svg = run.rules({"jobs": jobs, "edges": edges}).svg
+    for name, number in jobs.items():
+        told = name.replace("<", "&lt;").replace(">", "&gt;") + (f" ({number} jobs)" if number > 1 else "")
+        assert svg.count(f">{told}<") == 1
+    [axes] = drawn[0].axes
+    assert sum(text.arrow_patch is not None for text in axes.texts if hasattr(text, "arrow_patch")) == arrows
 
 
 rows = st.lists(st.integers(0, 4), unique=True, max_size=3)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -427,8 +429,29 @@ def test_progress_is_told_up_to_the_end():
     spearman.pairwise(
         made["codes"], made["n_valid"], made["patterns"], 2, 2000, progress=lambda *each: told.append(each)
     )
-    assert [done for done, _ in told] == list(range(1, len(told) + 1))
-    assert {total for _, total in told} == {len(told)}
+    done = [each for each, _ in told]
+    assert done == sorted(done) and {total for _, total in told} == {done[-1]}
+
+
+@pytest.mark.parametrize("patterns", [6, 2])
+def test_progress_of_columns_with_gaps_is_told_inside_of_a_tile(patterns):
+    rng = np.random.default_rng(0)
+    table, gaps = rng.normal(size=(20_000, 24)), rng.random((20_000, patterns)) < 0.1
+    table[np.tile(gaps, 24 // patterns)] = np.nan
+    made, told = encode(table), []
+    spearman.pairwise(
+        made["codes"], made["n_valid"], made["patterns"], 2, 10**7, 2, progress=lambda *each: told.append(each)
+    )
+    done = [each for each, _ in told]
+    assert done == sorted(done) and len(set(done)) > 2 * patterns and {total for _, total in told} == {done[-1]}
+
+
+def test_progress_of_complete_columns_is_told_block_by_block():
+    made, told = encode(np.random.default_rng(0).normal(size=(100_000, 3))), []
+    spearman.pairwise(
+        made["codes"], made["n_valid"], made["patterns"], 2, BUDGET, 2, progress=lambda *each: told.append(each)
+    )
+    assert len(told) > 5 and told[-1] == (3 * 3 * 100_000,) * 2
 
 
 # ---- the sketch
@@ -448,7 +471,7 @@ def test_the_sketch_leaves_out_no_edge(missing):
     exact = pairwise(table)
     screened = pairwise(
         table,
-        within=lambda *given: sketch.prescreened(*given, threshold=0.9, width=1024, repeats=5, seed=1),
+        within=partial(sketch.prescreened, threshold=0.9, width=1024, repeats=5, seed=1),
     )
     known = ~np.isnan(screened)
     assert np.isnan(screened).sum() > 100

@@ -116,6 +116,19 @@ def test_metrics_are_those_of_evaluate(project, page):
     assert {"level_f1.0.f1", "level_f1.1.f1"} <= set(metrics["intervals"])
 
 
+def test_the_rules_are_those_that_snakemake_draws(project, page):
+    graph = json.loads(results(project, "rulegraph.json"))
+    before = len(project.said)
+    assert project.start("--rulegraph", *HERE).wait(120) == 0
+    dot = project.said[before:]
+    names = dict(re.findall(r'^\s*(\d+)\[label = "(\w+)"', dot, re.M))
+    edges = {(names[one], names[other]) for one, other in re.findall(r"^\s*(\d+) -> (\d+)", dot, re.M)}
+    assert {tuple(edge) for edge in graph["edges"]} == {edge for edge in edges if edge[1] in graph["jobs"]}
+    assert set(graph["jobs"]) == set(names.values()) - {"all"}
+    for name in graph["jobs"]:
+        assert f">{name}<" in page.read_text()
+
+
 def test_it_needs_nothing_beside_it(page):
     text = page.read_text()
     links = re.findall(r'(?:src|href)="([^"]*)"', text) + re.findall(r"url\(([^)]*)\)", text)
@@ -126,7 +139,8 @@ def test_it_needs_nothing_beside_it(page):
 def test_it_is_in_the_report_of_snakemake(project):
     assert project.start("--report", "snakemake.zip", *HERE).wait(120) == 0, project.said[-3000:]
     names = zipfile.ZipFile(project.folder / "snakemake.zip").namelist()
-    assert any(name.endswith("report.html") and "data" in name for name in names)
+    for made in ("report.html", "overview.png", "removed_descriptors.tsv"):
+        assert any(name.endswith(made) and "data" in name for name in names), made
 
 
 @pytest.fixture(scope="module")

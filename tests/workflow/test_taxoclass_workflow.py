@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -164,6 +165,13 @@ def test_labels_predictions_and_submission_say_the_same_with_the_users_ids(finis
         header, *submitted = csv.reader(handle)
     assert header == ["id", "labels"]
     assert submitted == [[each["doc_id"], ",".join(sorted(each["labels"], key=int))] for each in records]
+
+
+def test_labels_as_parquet_are_made_when_asked_for_and_say_what_the_lines_say(copied):
+    assert not (copied.results / "labels.parquet").exists()
+    assert copied.run(target="labels_parquet") == ["labels_parquet"]
+    records = [json.loads(line) for line in (copied.results / "labels.jsonl").read_text().splitlines()]
+    assert pq.read_table(copied.results / "labels.parquet").to_pylist() == records
 
 
 def test_the_models_speak_of_the_users_classes_and_the_metrics_of_each_model(finished):

@@ -5,11 +5,16 @@ import json
 import os
 import shlex
 import sys
+from collections import Counter
 from pathlib import Path
 
 # not workflow.basedir, which is the other one where this workflow is a module
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent.parent
 SCRIPTS = ROOT / "scripts"
+if not SCRIPTS.is_dir():
+    raise SystemExit(
+        "Error: winnow needs its scripts beside it; clone it, and give the module the path of that Snakefile"
+    )
 sys.path.insert(0, str(SCRIPTS))
 # jobs use the interpreter that runs Snakemake, whether or not its environment is activated
 os.environ |= {"PATH": os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])}
@@ -39,6 +44,7 @@ def checked(action, *arguments):
 
 config.update(checked(load, dict(config)))
 RESULTS = config["results"]
+RULE_GRAPH = f"{RESULTS}/rulegraph.json"
 
 
 DEFAULT_STORAGE = workflow.storage_registry.default_storage_provider
@@ -194,5 +200,16 @@ def check_record(stage, made):
             )
 
 
+def rule_graph():
+    """How many jobs of each rule that makes files the whole run has, and which rule reads files of which other one."""
+    graph = workflow.dag.dependencies
+    jobs = [job for job in graph if job.output]
+    return {
+        "jobs": Counter(job.rule.name for job in jobs),
+        "edges": sorted({(made.rule.name, job.rule.name) for job in jobs for made in graph[job]}),
+    }
+
+
 onstart:
     checked(write_json, f"{RESULTS}/effective_config.json", config)
+    checked(write_json, RULE_GRAPH, rule_graph())

@@ -326,7 +326,11 @@ rule pass4:
         columns=f"{DESCRIPTORS}/final_descriptors.txt",
         clusters=f"{DESCRIPTORS}/final_cluster_info.json",
         similarity=f"{DESCRIPTORS}/pass4_similarity.npz",
-        removed=f"{DESCRIPTORS}/removed_descriptors.tsv",
+        removed=report(
+            f"{DESCRIPTORS}/removed_descriptors.tsv",
+            category="descriptors",
+            caption="../report/removed.rst",
+        ),
     log:
         "logs/pass4.log",
     benchmark:

@@ -65,6 +65,7 @@ rule report:
         code=code("report"),
         script=SCRIPTS / "report.py",
         files=flags(**{name: name for name in REPORTED}),
+        rule_graph=RULE_GRAPH,
         provenances=" ".join(
             f"{shlex.quote(RESULTS)}/{wing}/provenance"
             for wing in ("descriptors", "taxoclass")
@@ -72,4 +73,4 @@ rule report:
         ),
     shell:
         "python {params.script:q} --code {params.code} --template {input.template:q} {params.files}"
-        " --provenances {params.provenances} --out-report {output.page:q} > {log:q} 2>&1"
+        " --provenances {params.provenances} --rule-graph {params.rule_graph:q} --out-report {output.page:q} > {log:q} 2>&1"

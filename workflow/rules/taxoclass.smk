@@ -296,6 +296,33 @@ rule predict:
         " --records {input.records:q} --provenance {params.provenance:q} > {log:q} 2>&1"
 
 
+rule labels_parquet:
+    """The labels again, as a Parquet file."""
+    input:
+        labels=rules.predict.output.labels,
+        records=rules.predict.output.details,
+    output:
+        table=f"{TAXOCLASS}/labels.parquet",
+    log:
+        "logs/labels_parquet.log",
+    benchmark:
+        "benchmarks/labels_parquet.tsv"
+    localrule: True
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=4_000,
+        runtime=60,
+    params:
+        code=code("labels_parquet"),
+        script=SCRIPTS / "labels_parquet.py",
+        provenance=f"{TAXOCLASS}/provenance/labels_parquet.json",
+    shell:
+        "python {params.script:q} --code {params.code} --labels {input.labels:q} --records {input.records:q}"
+        " --out-table {output.table:q} --provenance {params.provenance:q} > {log:q} 2>&1"
+
+
 if SETTINGS["gold_labels"] is not None:
 
     rule evaluate:

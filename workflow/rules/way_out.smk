@@ -53,7 +53,11 @@ rule utility:
         records=[rules.pass2.output.details, rules.pass3.output.details, rules.pass4.output.details],
     output:
         details=f"{DESCRIPTORS}/utility.json",
-        table=f"{DESCRIPTORS}/utility.tsv",
+        table=report(
+            f"{DESCRIPTORS}/utility.tsv",
+            category="descriptors",
+            caption="../report/utility.rst",
+        ),
     log:
         "logs/utility.log",
     benchmark:
