@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from common.errors import UserError
 from common.found import sizes
+from common.memory import lacks_memory, out_of_memory
 from descriptors import kernels
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ class Part:
             raise unreadable(self.path, error) from None
 
 
-def unreadable(path: str, error: Exception) -> UserError:
+def unreadable(path: str, error: Exception) -> Exception:
+    if lacks_memory(error):
+        return out_of_memory(path, error)
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return UserError(f"{path}: not a readable Parquet file ({reason}); replace it or take it out of parquet_glob")
 
