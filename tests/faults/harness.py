@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -168,6 +169,12 @@ def named(complaint: str) -> str:
     return found[1]
 
 
+def without(flag: str, command: list[str]) -> list[str]:
+    """A command line without a flag and its value."""
+    at = command.index(flag) if flag in command else len(command)
+    return command[:at] + command[at + 2 :]
+
+
 def remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
@@ -234,10 +241,10 @@ def calls(pipeline: Pipeline, job: str, capture: pytest.CaptureFixture[str]) -> 
     return counted
 
 
-def in_a_child(act: Callable[[], None], seconds: int = 120) -> int:
+def in_a_child(act: Callable[[], None], said: str | Path = os.devnull, seconds: int = 120) -> int:
     """What ``act`` does in a copy of this process; its exit code, negative: the signal that ended it.
 
-    ``act`` ends it by itself, or by SystemExit; after ``seconds`` it is ended.
+    ``act`` ends it by itself, or by SystemExit; after ``seconds`` it is ended. What it says goes to the file ``said``.
     """
     sys.stdout.flush()
     pid = os.fork()
@@ -245,14 +252,17 @@ def in_a_child(act: Callable[[], None], seconds: int = 120) -> int:
         code = 70  # an error that no one caught
         try:
             signal.alarm(seconds)
-            silence = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(silence, 1)
-            os.dup2(silence, 2)
+            for stream in (1, 2):
+                os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+            sys.stdout, sys.stderr = (open(stream, "w", encoding="utf-8", closefd=False) for stream in (1, 2))  # noqa: SIM115
             act()
             code = 0
         except SystemExit as end:
             code = int(end.code or 0)
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 

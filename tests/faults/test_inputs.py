@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from common.config import load
 from common.errors import UserError
 from conftest import ROOT
-from faults.harness import SEED, remove
+from faults.harness import SEED, remove, without
 
 pytestmark = pytest.mark.xdist_group("faults")
 
@@ -48,12 +48,6 @@ def spoil(content: bytes, rng: random.Random, poison: bool) -> bytes:
         else:
             changed[at:at] = rng.choice(POISON)
     return bytes(changed)
-
-
-def without(flag: str, command: list[str]) -> list[str]:
-    """A command line without a flag and its value."""
-    at = command.index(flag) if flag in command else len(command)
-    return command[:at] + command[at + 2 :]
 
 
 @pytest.mark.parametrize("count", [15, pytest.param(100, marks=pytest.mark.faults)])
