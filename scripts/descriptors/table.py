@@ -49,9 +49,13 @@ def files_digest(pattern: str, storage: AbstractFileSystem | None = None) -> str
     whole = sum(found.values()) <= WHOLE_BYTES
     for path, size in found.items():
         digest.update(f"{file_key(path, pattern)}\0{size}\0".encode())
-        with open(path, "rb") if storage is None else storage.open(path) as handle:
-            handle.seek(0 if whole else max(size - FOOTER_BYTES, 0))
-            digest.update(hashlib.file_digest(handle, "sha256").digest())
+        try:
+            with open(path, "rb") if storage is None else storage.open(path) as handle:
+                handle.seek(0 if whole else max(size - FOOTER_BYTES, 0))
+                digest.update(hashlib.file_digest(handle, "sha256").digest())
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{path}: cannot be read ({reason}); correct its permissions, or parquet_glob") from None
     return digest.hexdigest()[:16]
 
 
