@@ -152,9 +152,10 @@ def iterate(stage: Stage, before: dict[str, Any]) -> None:
             **asdict(report),
         },
     )
+    loss = report.history[-1]["loss"]
     stage.log(
         f"iteration {number}",
-        f"loss {report.history[-1]['loss']:.3f}",
+        f"loss {'not finite' if loss is None else f'{loss:.3f}'}",
         f"{report.changed:.1%} of the best paths changed",
         f"{report.confident_after:.0%} confident",
         f"the {report.kept} is kept" + (f" ({report.why})" if report.why else ""),

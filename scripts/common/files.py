@@ -22,6 +22,7 @@ import numpy as np
 import xxhash
 
 from common.errors import UserError
+from common.memory import lacks_memory, out_of_memory
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -296,13 +297,21 @@ def read_lines(path: str | Path) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
+def _unreadable(path: str | Path, error: Exception) -> Exception:
+    """A file that is damaged, or a lack of memory, which is none of its fault, unless it asks for more than it has."""
+    asked = getattr(error, "_total_size", 0)  # of NumPy's own MemoryError
+    if lacks_memory(error) and os.path.exists(path) and asked <= os.path.getsize(path):
+        return out_of_memory(path, error)
+    return UserError(f"{path}: cannot be read ({error}); {AGAIN}")
+
+
 def read_npy(path: str | Path, mapped: bool = False) -> np.ndarray:
     """An array; ``mapped``: a large one is read from the file where it is looked at, and nowhere else."""
     try:
         large = mapped and os.path.getsize(path) > LARGE
         return np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
     except Exception as error:  # a damaged header may ask for any size, and parse as anything
-        raise UserError(f"{path}: cannot be read ({error}); {AGAIN}") from None
+        raise _unreadable(path, error) from None
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
@@ -310,7 +319,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # zipfile, zlib and numpy each have their own
-        raise UserError(f"{path}: cannot be read ({error}); {AGAIN}") from None
+        raise _unreadable(path, error) from None
 
 
 def _plain(value: Any) -> Any:

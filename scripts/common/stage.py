@@ -24,6 +24,7 @@ from common import files
 from common.cards import Lease
 from common.config import explain, runtime_of, with_runtime
 from common.errors import UserError
+from common.memory import lacks_memory
 from common.progress import say
 from common.settings import Settings
 
@@ -154,6 +155,20 @@ def run_stage(
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        print(f"{name}: {_out_of_memory(error, runtime)}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+
+
+def _out_of_memory(error: Exception, runtime: type[Settings]) -> str:
+    reason = " ".join(str(error).split())[:300]
+    planned = "max_host_memory_gb" in runtime.model_fields
+    return (
+        f"out of memory{f' ({reason})' if reason else ''}; state kept, give the job more (mem_mb of its rule)"
+        f"{', or lower max_host_memory_gb,' if planned else ''} and run the same command again"
+    )
 
 
 def _parser(

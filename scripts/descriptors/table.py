@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from common.errors import UserError
 from common.found import sizes
+from common.memory import lacks_memory, out_of_memory
 from descriptors import kernels
 
 if TYPE_CHECKING:
@@ -48,9 +49,13 @@ def files_digest(pattern: str, storage: AbstractFileSystem | None = None) -> str
     whole = sum(found.values()) <= WHOLE_BYTES
     for path, size in found.items():
         digest.update(f"{file_key(path, pattern)}\0{size}\0".encode())
-        with open(path, "rb") if storage is None else storage.open(path) as handle:
-            handle.seek(0 if whole else max(size - FOOTER_BYTES, 0))
-            digest.update(hashlib.file_digest(handle, "sha256").digest())
+        try:
+            with open(path, "rb") if storage is None else storage.open(path) as handle:
+                handle.seek(0 if whole else max(size - FOOTER_BYTES, 0))
+                digest.update(hashlib.file_digest(handle, "sha256").digest())
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{path}: cannot be read ({reason}); correct its permissions, or parquet_glob") from None
     return digest.hexdigest()[:16]
 
 
@@ -80,7 +85,9 @@ class Part:
             raise unreadable(self.path, error) from None
 
 
-def unreadable(path: str, error: Exception) -> UserError:
+def unreadable(path: str, error: Exception) -> Exception:
+    if lacks_memory(error):
+        return out_of_memory(path, error)
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return UserError(f"{path}: not a readable Parquet file ({reason}); replace it or take it out of parquet_glob")
 

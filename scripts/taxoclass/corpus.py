@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import UserError
+from common.memory import lacks_memory, out_of_memory
 from taxoclass.reading import cleaned, json_fault, lines, open_bytes, rows, shown, suffix, unreadable, word
 from taxoclass.taxonomy import Taxonomy
 
@@ -266,6 +267,8 @@ def _parquet(path: str, text_field: str) -> Iterator[Record]:
                     number += 1
                     yield (number, *record)
     except (OSError, EOFError, ValueError, zlib.error, pa.ArrowException) as error:
+        if lacks_memory(error):
+            raise out_of_memory(path, error) from None
         if isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile)) or getattr(error, "errno", None):
             raise unreadable(path, error) from None
         reason = " ".join(str(error).split())

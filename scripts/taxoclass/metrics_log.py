@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+WAITING = 100_000  # records
+PATIENCE = 30.0  # seconds to begin, and to end
 
 
 class Sink(Protocol):
@@ -74,11 +80,56 @@ class Wandb:
         self.run.finish()
 
 
+class Aside:
+    """A logger in a thread of its own, since it may wait for a network: one that hangs holds up nothing."""
+
+    def __init__(self, name: str, make: Callable[[], Sink]) -> None:
+        self.name = name
+        self.records: queue.Queue[dict[str, Any] | None] = queue.Queue(WAITING)
+        self.error: BaseException | None = None
+        self.begun = threading.Event()
+        self.thread = threading.Thread(target=self._work, args=(make,), daemon=True)
+        self.thread.start()
+        if not self.begun.wait(PATIENCE):
+            raise TimeoutError(f"did not begin in {PATIENCE:g} s")
+        self._raise()
+
+    def _work(self, make: Callable[[], Sink]) -> None:
+        try:
+            sink = make()
+            self.begun.set()
+            while (record := self.records.get()) is not None:
+                sink.write(record)
+            sink.close()
+        except BaseException as error:  # told by the next call
+            self.error = error
+        finally:
+            self.begun.set()
+
+    def _raise(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def write(self, record: dict[str, Any]) -> None:
+        self._raise()
+        try:
+            self.records.put_nowait(record)
+        except queue.Full:
+            raise TimeoutError(f"{WAITING:,} records wait for it") from None
+
+    def close(self) -> None:
+        self.write(None)  # type: ignore[arg-type]
+        self.thread.join(PATIENCE)
+        self._raise()
+        if self.thread.is_alive():
+            raise TimeoutError(f"did not end in {PATIENCE:g} s")
+
+
 SINKS: dict[str, Callable[[Path], Sink]] = {"tensorboard": TensorBoard, "wandb": Wandb}
 
 
 class MetricsLog:
-    """Hands records to sinks. One that fails is left out from then on, with a warning; none can stop a run."""
+    """Hands records to sinks. One that fails or hangs is left out, with a warning; none can stop a run."""
 
     def __init__(self, sinks: Sequence[Sink] = (), warn: Callable[[str], None] = print) -> None:
         self.sinks = list(sinks)
@@ -104,7 +155,8 @@ class MetricsLog:
                 Path(path).unlink(missing_ok=True)
         log._open("metrics file", lambda: JsonLines(path))
         for name in others:
-            log._open(name, lambda name=name: SINKS[name](folder / name))  # type: ignore[misc]
+            make = partial(SINKS[name], folder / name)
+            log._open(name, partial(Aside, name, make))
         return log
 
     def _open(self, name: str, make: Callable[[], Sink]) -> None:
@@ -113,12 +165,12 @@ class MetricsLog:
 
     def __call__(self, event: str, **values: Any) -> None:
         for sink in list(self.sinks):
-            with self._harmless(type(sink).__name__, sink):
+            with self._harmless(getattr(sink, "name", type(sink).__name__), sink):
                 sink.write({"event": event, **values})
 
     def close(self) -> None:
         for sink in list(self.sinks):
-            with self._harmless(type(sink).__name__, sink):
+            with self._harmless(getattr(sink, "name", type(sink).__name__), sink):
                 sink.close()
 
     @contextlib.contextmanager

@@ -6,16 +6,25 @@ one-line error asks for it, and its advice is followed. What counts is the end: 
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import itertools
 import json
 import os
 import random
 import re
 import shutil
+import signal
+import sys
+import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -91,6 +100,11 @@ class Pipeline:
                 made.setdefault(path, job)
         return made
 
+    def made(self, job: str) -> dict[str, bytes | None]:
+        """What a job has written, by name; None = nothing."""
+        there = self.outputs(job)
+        return {str(each.relative_to(self.folder)): each.read_bytes() if each.exists() else None for each in there}
+
     def bytes(self) -> dict[str, bytes]:
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in self.products()}
 
@@ -155,11 +169,110 @@ def named(complaint: str) -> str:
     return found[1]
 
 
+def without(flag: str, command: list[str]) -> list[str]:
+    """A command line without a flag and its value."""
+    at = command.index(flag) if flag in command else len(command)
+    return command[:at] + command[at + 2 :]
+
+
 def remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    elif path.exists() or path.is_symlink():  # a disk that is read-only refuses to remove even nothing
+        path.unlink()
+
+
+# ---- faults inside a job, at a call of one of the scripts' functions
+
+
+SCRIPTS = str(conftest.ROOT / "scripts") + os.sep
+
+
+class Place(NamedTuple):
+    """A function of the scripts."""
+
+    file: str
+    function: str
+
+
+@contextlib.contextmanager
+def watching(see: Callable[[Place], None]) -> Iterator[None]:
+    """``see`` is told of every call of a function of the scripts, once the work of a script began; it may raise."""
+    begun = False
+
+    def called(frame: FrameType, event: str, _: Any) -> None:
+        nonlocal begun
+        file, function = frame.f_code.co_filename, frame.f_code.co_name
+        if event == "call" and file.startswith(SCRIPTS):
+            begun = begun or function == "work"
+            if begun:
+                see(Place(file.removeprefix(SCRIPTS), function))
+
+    threading.setprofile(called)
+    sys.setprofile(called)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def struck(place: Place, number: int, strike: Callable[[], None]) -> Iterator[None]:
+    """``strike`` comes at one call of one function, counted from 0."""
+    left = number
+
+    def see(each: Place) -> None:
+        nonlocal left
+        if each == place:
+            left -= 1
+            if left == -1:
+                strike()
+
+    with watching(see):
+        yield
+
+
+def calls(pipeline: Pipeline, job: str, capture: pytest.CaptureFixture[str]) -> Counter[Place]:
+    """How often a job calls what, undisturbed."""
+    counted: Counter[Place] = Counter()
+    with watching(lambda place: counted.update([place])):
+        assert pipeline.run(job, capture) is None
+    return counted
+
+
+def in_a_child(act: Callable[[], None], said: str | Path = os.devnull, seconds: int = 120) -> int:
+    """What ``act`` does in a copy of this process; its exit code, negative: the signal that ended it.
+
+    ``act`` ends it by itself, or by SystemExit; after ``seconds`` it is ended. What it says goes to the file ``said``.
+    """
+    sys.stdout.flush()
+    pid = os.fork()
+    if not pid:
+        code = 70  # an error that no one caught
+        try:
+            signal.alarm(seconds)
+            for stream in (1, 2):
+                os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+            sys.stdout, sys.stderr = (open(stream, "w", encoding="utf-8", closefd=False) for stream in (1, 2))  # noqa: SIM115
+            act()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def main_of(pipeline: Pipeline, job: str) -> None:
+    """A job's own program, in this process and folder."""
+    command = pipeline.commands[job]
+    os.chdir(pipeline.folder)
+    sys.argv = command[1:]
+    importlib.import_module(Path(command[1]).stem).main()
 
 
 def do_damage(path: Path, kind: str, other: Path, neighbours: list[Path], rng: random.Random) -> str:
@@ -226,3 +339,47 @@ def inject(
             outcome = "FAILED"
         recorder.add("a product", kind, outcome, time.perf_counter() - started)
         shutil.rmtree(pipeline.folder)
+
+
+def draw(counted: dict[Place, int], rng: random.Random) -> tuple[Place, int, str]:
+    """A call: every second time one that is made again and again."""
+    looped = rng.random() < 0.5
+    places = sorted(place for place, count in counted.items() if count > 2 or not looped)
+    place = rng.choice(places or sorted(counted))
+    return place, rng.randrange(counted[place]), "in a loop" if counted[place] > 2 else "between loops"
+
+
+class Struck:
+    """A finished run, of which one job after another is struck and run again; what went wrong is told at the end."""
+
+    def __init__(self, pipeline: Pipeline, capture: pytest.CaptureFixture[str], recorder: Recorder, what: str) -> None:
+        self.pipeline, self.capture, self.recorder, self.what = pipeline, capture, recorder, what
+        self.jobs = [job for job in pipeline.jobs if job != "overview"]
+        self.counted = {job: calls(pipeline, job, capture) for job in self.jobs}
+        self.expected = {job: pipeline.made(job) for job in self.jobs}
+        self.wrong: list[str] = []
+
+    def each(self, count: int, strike: Callable[[str, Place, int], str | None]) -> None:
+        """``strike`` ends a job, and may say what is wrong about the way it did."""
+        for number in range(count):
+            rng = random.Random(f"{SEED} {self.what} {number}")
+            job = rng.choice(self.jobs)
+            place, call, where = draw(self.counted[job], rng)
+            tale = f"seed {SEED} {self.what} {number}: {job}, call {call} of {place.file} {place.function}"
+            started, outcome = time.perf_counter(), "goes on, the same bytes"
+            try:
+                for path in self.pipeline.outputs(job):
+                    remove(path)
+                complaint = strike(job, place, call)
+                again = self.pipeline.run(job, self.capture)
+                differs = self.pipeline.made(job) != self.expected[job]
+                left = [path.name for path in (self.pipeline.folder / "results").rglob("*.tmp")]
+                if complaint or again or differs or left:
+                    self.wrong.append(f"{tale}: {complaint}; again: {again}; differs: {differs}; left: {left}")
+                    outcome = "FAILED"
+            except Exception as error:
+                self.wrong.append(f"{tale}: {type(error).__name__}: {error}")
+                outcome = "FAILED"
+            family = "memory" if "memory" in self.what else "the process"
+            self.recorder.add(family, f"{self.what} {where}", outcome, time.perf_counter() - started)
+        assert not self.wrong, "\n".join(self.wrong)
