@@ -48,9 +48,9 @@ test-slurm: $(VENV)/.done
 		&& DEBIAN_FRONTEND=noninteractive apt-get install -qq -y slurmctld slurmd slurm-client munge) > /dev/null 2>&1 || true
 	KILLS=$(KILLS) $(BIN)/pytest -m slurm tests/workflow/test_slurm.py
 
-# faults injected at seeded places, for many minutes; FAULTS_SEED=1 for others. Writes docs/reliability.*
+# faults injected at seeded places, and the soak, for an hour; FAULTS_SEED=1 for others. Writes docs/reliability.*
 test-faults: $(VENV)/.done
-	FAULTS_RECORD=docs/reliability.json OMP_NUM_THREADS=1 $(BIN)/pytest -m faults tests/faults
+	FAULTS_RECORD=docs/reliability.json OMP_NUM_THREADS=1 $(BIN)/pytest -m faults tests/faults tests/soak
 	$(BIN)/python tests/faults/table.py
 
 # small runs with settings drawn from the schema; SOAK=1000 for more, FAULTS_SEED=1 for others
