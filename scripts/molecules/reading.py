@@ -10,6 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from common.errors import UserError
+from common.memory import lacks_memory, out_of_memory
 from common.molecules_settings import ROW, metadata
 
 BATCH_ROWS = 10_000
@@ -28,6 +29,8 @@ def batches(path: str, smiles: str, name: str | None) -> Iterator[tuple[pa.Array
             texts = {each: batch.column(each).cast(pa.string()) for each in wanted}
             yield texts[smiles], None if name is None else texts[name]
     except (OSError, pa.ArrowException) as error:
+        if lacks_memory(error):
+            raise out_of_memory(path, error) from None
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read ({reason}); it should be CSV, TSV or Parquet") from None
 

@@ -16,6 +16,7 @@ import pytest
 from common.config import load
 from common.errors import UserError
 from conftest import ROOT
+from descriptors import targets
 from molecules import calculation, reading
 
 INSTALL = "is not installed; pip install -r envs/molecules.txt"
@@ -48,6 +49,22 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(write):
         read([path], name=None)
     with pytest.raises(UserError, match=r"m\.csv: cannot be read .*; it should be CSV, TSV or Parquet$"):
         read([write("m.csv", "smiles,id\nCCO,1,2\n")])
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_file(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise pa.ArrowMemoryError("malloc of size 64 failed")
+
+    monkeypatch.setattr(pa.csv, "open_csv", refused)
+    monkeypatch.setattr(pa.csv, "read_csv", refused)
+    path = tmp_path / "m.csv"
+    path.write_text("smiles,y\nCC,1\n")
+    for read in (
+        lambda: reading.count([str(path)], "smiles", None),
+        lambda: targets.read_file(str(path), "smiles", "y"),
+    ):
+        with pytest.raises(MemoryError, match=r"m\.csv: malloc of size 64 failed"):
+            read()
 
 
 def run(monkeypatch, door: str, *arguments: str) -> None:
