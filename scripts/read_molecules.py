@@ -30,7 +30,7 @@ def main() -> None:
 def work(stage: Stage) -> None:
     settings: ReadMolecules = stage.settings
     paths = find_files(settings.molecules_glob, key="molecules.molecules_glob")
-    given = (paths, settings.smiles_column, settings.id_column)
+    given = (paths, settings.smiles_column, settings.id_column, settings.column_names)
     total = reading.count(*given)
     if total == 0:
         raise UserError(f"{paths[0]}: no molecules, nor in any other file that molecules_glob matches; correct it")

@@ -15,10 +15,17 @@ class ReadMolecules(Settings):
     """Reading."""
 
     molecules_glob: str = Field(
-        min_length=1, description="CSV, TSV (plain or gzip) or Parquet files, as a glob pattern"
+        min_length=1,
+        description="CSV (*.csv), tab-separated text (any other name), plain or gzip, or Parquet, as a glob pattern",
     )
     smiles_column: str = Field("smiles", min_length=1, description="column that holds the SMILES")
     id_column: str | None = Field(None, min_length=1, description="column that names the molecules; null = row number")
+    column_names: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="the columns of text files without a header line, as [cid, smiles] for PubChem's CID-SMILES.gz; "
+        "null = the first line names them",
+    )
 
     @model_validator(mode="after")
     def _columns_differ(self) -> ReadMolecules:

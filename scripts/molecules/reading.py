@@ -16,8 +16,12 @@ from common.molecules_settings import ROW, metadata
 BATCH_ROWS = 10_000
 
 
-def batches(path: str, smiles: str, name: str | None) -> Iterator[tuple[pa.Array, pa.Array | None]]:
+def batches(
+    path: str, smiles: str, name: str | None, header: list[str] | None = None
+) -> Iterator[tuple[pa.Array, pa.Array | None]]:
     """SMILES and names of the molecules as text, null = none.
+
+    header : names of the columns of text files that have no header line.
 
     Raises
     ------
@@ -25,7 +29,7 @@ def batches(path: str, smiles: str, name: str | None) -> Iterator[tuple[pa.Array
     """
     wanted = [smiles] if name is None else list(dict.fromkeys([smiles, name]))
     try:
-        for batch in _parquet(path, wanted) if Path(path).suffix == ".parquet" else _csv(path, wanted):
+        for batch in _parquet(path, wanted) if Path(path).suffix == ".parquet" else _csv(path, wanted, header):
             texts = {each: batch.column(each).cast(pa.string()) for each in wanted}
             yield texts[smiles], None if name is None else texts[name]
     except (OSError, pa.ArrowException) as error:
@@ -40,16 +44,16 @@ def schema(smiles: str, name: str | None) -> pa.Schema:
     return pa.schema([(ROW, pa.int64()), *((each, pa.string()) for each in metadata(smiles, name))])
 
 
-def count(paths: list[str], smiles: str, name: str | None) -> int:
+def count(paths: list[str], smiles: str, name: str | None, header: list[str] | None = None) -> int:
     """Rows of all files."""
-    return sum(len(texts) for path in paths for texts, _ in batches(path, smiles, name))
+    return sum(len(texts) for path in paths for texts, _ in batches(path, smiles, name, header))
 
 
-def molecules(paths: list[str], smiles: str, name: str | None) -> Iterator[pa.Table]:
+def molecules(paths: list[str], smiles: str, name: str | None, header: list[str] | None = None) -> Iterator[pa.Table]:
     """Rows of :func:`schema` in the order of the files; without ``name`` the number of the row is the id."""
     row, kind = 0, schema(smiles, name)
     for path in paths:
-        for texts, names in batches(path, smiles, name):
+        for texts, names in batches(path, smiles, name, header):
             numbers = pa.array(range(row, row + len(texts)), pa.int64())
             ids = numbers.cast(pa.string()) if names is None else names
             yield pa.Table.from_arrays([numbers, ids, texts], schema=kind)
@@ -62,8 +66,8 @@ def _parquet(path: str, wanted: list[str]) -> Iterator[pa.RecordBatch]:
         yield from file.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False)
 
 
-def _csv(path: str, wanted: list[str]) -> Iterator[pa.RecordBatch]:
-    delimiter = "\t" if ".tsv" in Path(path).suffixes else ","
+def _csv(path: str, wanted: list[str], header: list[str] | None) -> Iterator[pa.RecordBatch]:
+    delimiter = "," if ".csv" in Path(path).suffixes else "\t"
     with pa.input_stream(path, compression="detect") as stream:
         # text stays text: the id 007 is not 7; an empty one is none
         convert = pa.csv.ConvertOptions(
@@ -74,10 +78,11 @@ def _csv(path: str, wanted: list[str]) -> Iterator[pa.RecordBatch]:
             strings_can_be_null=True,
         )
         parse = pa.csv.ParseOptions(delimiter=delimiter)
-        with pa.input_stream(path, compression="detect") as header:
-            names = pa.csv.open_csv(header, parse_options=parse).schema.names
+        read = pa.csv.ReadOptions(column_names=header)
+        with pa.input_stream(path, compression="detect") as start:
+            names = pa.csv.open_csv(start, read_options=read, parse_options=parse).schema.names
         _check_there(path, wanted, names)
-        yield from pa.csv.open_csv(stream, parse_options=parse, convert_options=convert)
+        yield from pa.csv.open_csv(stream, read_options=read, parse_options=parse, convert_options=convert)
 
 
 def _check_there(path: str, wanted: list[str], names: list[str]) -> None:

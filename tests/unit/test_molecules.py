@@ -41,6 +41,19 @@ def test_ids_and_smiles_are_read_as_text_whatever_the_file(tmp_path, kind):
     assert reading.count([path, path], "smiles", None) == 6
 
 
+def test_files_without_a_header_line_are_read_by_the_names_given(tmp_path):
+    path = tmp_path / "CID-SMILES.gz"
+    path.write_bytes(gzip.compress(b"1\tCC(=O)OC(CC(=O)[O-])C[N+](C)(C)C\n2\tCCO\n"))
+    tables = list(reading.molecules([str(path)], "smiles", "cid", ["cid", "smiles"]))
+    assert [tuple(row.values()) for row in tables[0].to_pylist()] == [
+        (0, "1", "CC(=O)OC(CC(=O)[O-])C[N+](C)(C)C"),
+        (1, "2", "CCO"),
+    ]
+    assert reading.count([str(path)], "smiles", None, ["cid", "smiles"]) == 2
+    with pytest.raises(UserError, match=r"has no column 'smiles'; set smiles_column and id_column to some of a, b"):
+        list(reading.batches(str(path), "smiles", None, ["a", "b"]))
+
+
 def test_a_column_that_is_not_there_is_named_with_those_that_are(write):
     path = write("m.csv", "name,structure\na,CCO\n")
     with pytest.raises(
