@@ -119,6 +119,7 @@ def read_labelling(stage: Stage) -> labelling.Labelling:
         details={name: files.read_json(getattr(paths, flag)) for name, flag in names.items()},
         iterations=[files.read_json(path) for path in paths.iterations or []],
         cores=products.read_cores(paths.cores, doc_ids, taxonomy),
+        candidates=products.read_candidates(paths.cores, doc_ids, taxonomy),
         metrics=files.read_json(paths.metrics) if paths.metrics else None,
         tally=found,
         texts=excerpts(paths.corpus, set(found.shown)),

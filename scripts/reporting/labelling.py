@@ -25,13 +25,15 @@ class Labelling:
     """Products of the stages.
 
     details : JSON of check_corpus, core_classes, train_classifier and predict, by name. iterations : JSON of each
-    iteration of self-training. metrics : JSON of evaluate, None without gold labels.
+    iteration of self-training. candidates : (K,) class row of each candidate. metrics : JSON of evaluate, None without
+    gold labels.
     """
 
     taxonomy: Taxonomy
     details: Mapping[str, Mapping[str, Any]]
     iterations: Sequence[Mapping[str, Any]]
     cores: Cores
+    candidates: np.ndarray
     metrics: Mapping[str, Any] | None
     tally: Tally
     texts: Mapping[str, str]
@@ -192,25 +194,35 @@ def quality(made: Labelling) -> tuple[Picture, Table]:
 
 def core_classes(made: Labelling) -> Picture:
     chosen, level = made.details["core_classes"], made.taxonomy.level
-    counts = np.bincount(level[made.cores.indices], minlength=level.max() + 1)
-    classes = np.bincount(level, minlength=level.max() + 1)
-    used = np.bincount(level[np.unique(made.cores.indices)], minlength=level.max() + 1)
-    names = [f"level {each}" for each in range(len(counts))]
+    numbers = np.arange(level.max() + 1)
+
+    def by_level(rows: np.ndarray) -> np.ndarray:
+        return np.bincount(level[rows], minlength=len(numbers))
+
+    given = {"candidates": by_level(made.candidates)} if len(made.candidates) else {}
+    given["core classes"] = by_level(made.cores.indices)
     with pictures.figure(7.5, 2.4) as drawn:
         left, right = drawn.subplots(1, 2)
-        left.bar(names, counts, color=pictures.FIRST)
-        left.set_title("core classes given")
-        right.bar(names, classes, color=pictures.MUTED, label="classes")
-        right.bar(names, used, color=pictures.GOOD, label="core class of some document")
+        for place, (what, counts) in enumerate(given.items()):
+            color = pictures.FIRST if what == "core classes" else pictures.MUTED
+            left.bar(numbers + 0.4 * place, counts, 0.8 / len(given), color=color, label=what)
+        left.set_title("of all documents")
+        left.legend()
+        right.bar(numbers, np.bincount(level), color=pictures.MUTED, label="classes")
+        used = by_level(np.unique(made.cores.indices))
+        right.bar(numbers, used, color=pictures.GOOD, label="core class of some document")
         right.set_title("classes")
         right.legend(loc="upper left")
+        for axes, middle in ((left, 0.2 * (len(given) - 1)), (right, 0)):
+            axes.set_xticks(numbers + middle, [f"level {each}" for each in numbers])
         picture = pictures.svg(drawn)
     never = len(chosen["classes_never_chosen"])
+    on_average = "" if chosen["cores_per_document"] is None else f", {chosen['cores_per_document']:.2f} on average"
+    candidates = f" Candidates of all documents: {len(made.candidates):,}." if len(made.candidates) else ""
     return Picture(
         picture,
-        f"{chosen['documents_with_cores']:,} of {chosen['documents']:,} documents have core classes, "
-        f"{chosen['cores_per_document']:.2f} on average; {never:,} classes are core class of none (mining: "
-        f"{chosen['parameters']['mining']}).",
+        f"{chosen['documents_with_cores']:,} of {chosen['documents']:,} documents have core classes{on_average}; "
+        f"{never:,} classes are core class of none (mining: {chosen['parameters']['mining']}).{candidates}",
     )
 
 

@@ -199,6 +199,11 @@ def read_cores(path: str, corpus_ids: Sequence[str], taxonomy: Taxonomy) -> Core
     return Cores(*(stored[name] for name in names))
 
 
+def read_candidates(path: str, corpus_ids: Sequence[str], taxonomy: Taxonomy) -> np.ndarray:
+    """(K,) int32: class row of each candidate of all documents; none where the way of mining has no candidates."""
+    return _checked(path, corpus_ids, taxonomy, "candidate_indices")["candidate_indices"]
+
+
 # ---- labels
 
 

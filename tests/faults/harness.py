@@ -86,7 +86,7 @@ class Pipeline:
 
     def copy(self, folder: Path) -> Pipeline:
         shutil.copytree(self.folder, folder)
-        return Pipeline(folder, self.commands)
+        return Pipeline(folder, dict(self.commands))
 
     def outputs(self, job: str, like: str = "--out-") -> list[Path]:
         given = itertools.pairwise(self.commands[job])
