@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.sparse import csr_array
 
-from random_taxonomies import dags, taxonomy
+from random_taxonomies import dags, leaves_of, taxonomy
 from taxoclass import posterior
 from taxoclass.posterior import (
     as_logits,
@@ -49,10 +49,6 @@ def neighbourhoods(draw):
     return weight / weight.sum(axis=1, keepdims=True), draw(
         hnp.arrays(np.int32, (n, k), elements=st.integers(0, n - 1))
     )
-
-
-def leaves_of(graph):
-    return [row for row in range(len(graph)) if row not in set(graph.edges[:, 0].tolist())]
 
 
 def unit_rows(values):
