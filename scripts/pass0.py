@@ -38,8 +38,8 @@ def work(stage: Stage) -> None:
     root = stage.paths.root
     pattern = placed(settings.parquet_glob, root)
     paths = find_files(pattern)
-    fingerprint = files_digest(pattern)
-    if stage.paths.source not in (None, fingerprint):
+    digest = files_digest(pattern)
+    if stage.paths.source not in (None, digest):
         raise UserError(
             f"{pattern}: these are not the files that the run was planned for; if they are copies of a storage, delete "
             "them, and run the same command again"
@@ -64,7 +64,7 @@ def work(stage: Stage) -> None:
         stage.paths.out_manifest,
         {
             "parameters": Pass0.relevant(stage.parameters),
-            "input_fingerprint": fingerprint,
+            "files_digest": digest,
             "n_rows": table.rows,
             "n_rows_kept": sum(kept),
             "sampled": sampled,

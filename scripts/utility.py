@@ -176,7 +176,7 @@ def write(
         stage.paths.out_details,
         {
             "parameters": stage.parameters,
-            "input_fingerprint": manifest["input_fingerprint"],
+            "files_digest": manifest["files_digest"],
             "made_from": files.contents_digest([stage.paths.columns]),
             **about,
             "descriptors": {name: number[name] for name in number if name in next(iter(results.values()))},

@@ -8,9 +8,13 @@ from hypothesis import strategies as st
 from taxoclass.taxonomy import Taxonomy
 
 
-def taxonomy(n, edges):
+def taxonomy(n, edges=()):
     ids = tuple(f"id-{row}" for row in range(n))
     return Taxonomy(ids, tuple((f"class {row}",) for row in range(n)), np.array(edges, dtype=np.int64).reshape(-1, 2))
+
+
+def leaves_of(graph):
+    return [row for row in range(len(graph)) if row not in set(graph.edges[:, 0].tolist())]
 
 
 @st.composite

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
 from common.descriptors_settings import Descriptors, Pass0, Pass1, Pass2, Pass3, Pass4, Runtime, Selected, Utility
-from common.errors import UserError
+from common.errors import UserError, shown
 from common.molecules_settings import (
     CalculateMolecules,
     Molecules,
@@ -146,7 +146,7 @@ def _message(finding: Any, key: str, model: type[BaseModel]) -> str:
         names = list(owner.model_fields)
         close = difflib.get_close_matches(str(finding["loc"][-1]), names, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"
-        return f"{key} is not a setting (value {_short(finding['input'])}); {hint}"
+        return f"{key} is not a setting (value {shown(finding['input'])}); {hint}"
     if finding["type"] == "missing":
         return f"{key} is required; add it"
     message = finding["msg"].removeprefix("Value error, ")
@@ -155,7 +155,7 @@ def _message(finding: Any, key: str, model: type[BaseModel]) -> str:
     if finding["type"] == "model_type":
         message = "it should be a section of keys and values"
     hint = "; YAML takes it for text, write 1.0e-3" if _is_number(finding["input"]) else ""
-    return f"{key} = {_short(finding['input'])} is not allowed: {message[0].lower()}{message[1:]}{hint}"
+    return f"{key} = {shown(finding['input'])} is not allowed: {message[0].lower()}{message[1:]}{hint}"
 
 
 def _is_number(value: Any) -> bool:
@@ -164,11 +164,6 @@ def _is_number(value: Any) -> bool:
         return isinstance(value, str) and "e" in value.lower() and math.isfinite(float(value))
     except ValueError:
         return False
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _submodel(model: type[BaseModel] | None, name: str) -> type[BaseModel] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -10,6 +11,10 @@ from pydantic import Field, model_validator
 from common.settings import OnDevice, Percent, Seeded, Settings, Share, Threshold
 
 INTERPRETER_GB = 0.35
+
+
+def without(settings: dict[str, Any], unread: Iterable[str]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in set(unread)}
 
 
 class EnoughRows(Settings):
@@ -34,6 +39,12 @@ class Clustering(Seeded):
     n_consensus: int = Field(10, ge=1, description="Leiden repeats that have to agree")
     topk: int = Field(40, ge=1, description="edges kept a column, only above topk_above columns")
     topk_above: int = Field(32_768, ge=1, description="column count above which the graph is thinned to topk edges")
+
+    @classmethod
+    def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Without what the chosen clustering does not read."""
+        of_leiden = ("leiden_resolution", "n_consensus", "topk", "topk_above")
+        return settings if settings["clustering"] == "leiden" else without(settings, of_leiden)
 
 
 class Pass0(Seeded):
@@ -109,6 +120,14 @@ class Pass2(Clustering, MissingCells, EnoughRows):
             raise ValueError(f"prescreen = 'countsketch' works with missing = 'pairwise' only, not {self.missing!r}")
         return self
 
+    @classmethod
+    def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Without what the chosen clustering and prescreen do not read."""
+        if settings["prescreen"] == "countsketch":
+            return super().relevant(settings)
+        seeded = settings["clustering"] == "leiden"
+        return without(super().relevant(settings), ("m", "r") if seeded else ("m", "r", "random_seed"))
+
 
 class Pass3(MissingCells, EnoughRows):
     """Variance inflation."""
@@ -148,6 +167,12 @@ class Pass4(Clustering, EnoughRows):
                 "or no pair of columns has enough rows"
             )
         return self
+
+    @classmethod
+    def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Without what the chosen clustering and features do not read."""
+        left = super().relevant(settings)
+        return left if settings["features"] == "random" else without(left, ["rdc_seeds"])
 
 
 class Selected(Settings):

@@ -1,5 +1,15 @@
-"""The one exception for what the user can mend."""
+"""The one exception for what the user can mend, and how its message quotes a value."""
+
+from __future__ import annotations
+
+from typing import Any
 
 
 class UserError(Exception):
     """A mistake in the user's input: one line that says what, where and what to do. Exit code 2, no traceback."""
+
+
+def shown(value: Any) -> str:
+    """A value as it may stand in a message: quoted, on one line, not long."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

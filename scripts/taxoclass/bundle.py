@@ -71,27 +71,21 @@ def _sealed(header: str, weights: dict[str, Tensor]) -> dict[str, Any]:
     return {"header": header, "weights": weights, "sha256": digest}
 
 
-def load(path: str | Path, taxonomy: Taxonomy | None = None, encoder_sha256: str | None = None) -> Bundle:
-    """Read a bundle; strict.
+def load(path: str | Path, taxonomy: Taxonomy | None = None) -> Bundle:
+    """Read a bundle; strict. Its encoder is opened, and compared, by ``documents.reopen``.
 
     Parameters
     ----------
     taxonomy : the classes of the caller's files, which must be those of the bundle; None: the bundle's own will do.
-    encoder_sha256 : of the caller's encoder, which must be the one that the model was trained with; None: unchecked.
 
     Raises
     ------
-    UserError : not a bundle, damaged, of another version, of another taxonomy, for another encoder.
+    UserError : not a bundle, damaged, of another version, of another taxonomy.
     """
     header, weights = _parts(path, read_tensors(path))
     own = Taxonomy.fromdict(header["taxonomy"])
     if taxonomy is not None and taxonomy.fingerprint != own.fingerprint:
         raise UserError(f"{path}: was trained for another taxonomy ({_difference(own, taxonomy)}); {_REMEDY}")
-    if encoder_sha256 is not None and encoder_sha256 != header["encoder"].get("sha256"):
-        name = header["encoder"].get("id", "another one")
-        raise UserError(
-            f"{path}: was trained with the encoder {name}, of which yours differs; give that one or retrain"
-        )
     try:
         model = classifier.restore(Architecture(**header["architecture"]), weights)
     except (ValueError, TypeError) as error:

@@ -214,7 +214,7 @@ def _convolution(size: int) -> nn.Module:
 class Classifier(nn.Module):
     """Logits of documents against all classes: z = c' B d / sqrt(F) + b.
 
-    Documents enter with norm 1. 1 / sqrt(F) as in attention: one step at the spec's rate 4e-3 then moves z by O(1) at
+    Documents enter with norm 1. 1 / sqrt(F) as in attention: one step at a rate of 4e-3 then moves z by O(1) at
     any width. B starts as a multiple of the identity where names and documents share a space: the untrained model ranks
     by cosine, with probabilities of a usual spread. One b for all classes, starting at the log odds of one class in C:
     nearly every pair is negative, and a document vector of norm 1 has no constant part; one a class would undo the

@@ -18,9 +18,9 @@ from typing import IO, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.errors import UserError
+from common.errors import UserError, shown
 from common.memory import lacks_memory, out_of_memory
-from taxoclass.reading import cleaned, json_fault, lines, open_bytes, rows, shown, suffix, unreadable, word
+from taxoclass.reading import cleaned, json_fault, lines, open_bytes, rows, suffix, unreadable, word
 from taxoclass.taxonomy import Taxonomy
 
 BATCH_ROWS = 256

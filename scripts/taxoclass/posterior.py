@@ -48,7 +48,7 @@ def leaf_posterior(
     own = scores[:, taxonomy.leaves]
     known = ~np.isnan(own).all(axis=1)
     posterior: np.ndarray = np.zeros(own.shape, np.float32)
-    logits = sharpened(own[known])
+    logits = as_logits(own[known])
     if words is not None:
         logits += words[np.flatnonzero(known)][:, np.flatnonzero(taxonomy.leaves)].toarray()
     own = class_posterior(logits)
@@ -61,7 +61,7 @@ def leaf_posterior(
     return smoothed(posterior, neighbours, neighbour_weight(n_documents, n_classes, neighbours.shape[1]))
 
 
-def sharpened(scores: np.ndarray) -> np.ndarray:
+def as_logits(scores: np.ndarray) -> np.ndarray:
     """Scores as logits, in units of their mean standard deviation within a document; unscored ones far below all.
 
     scores : (N, L) float, NaN where unscored. Returns (N, L) float32, equal where nothing tells classes apart.

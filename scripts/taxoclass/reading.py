@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import yaml  # type: ignore[import-untyped]
 
-from common.errors import UserError
+from common.errors import UserError, shown
 from taxoclass.taxonomy import Taxonomy
 
 NESTED = (".yaml", ".yml", ".json")
@@ -143,12 +143,6 @@ def cleaned(text: str, place: str, what: str) -> str:
     if not text.strip():
         raise UserError(f"{place}: the {what} is empty; fill it in or remove the entry")
     return text.strip()
-
-
-def shown(value: Any) -> str:
-    """A value as it may stand in a message: quoted, on one line, not long."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def json_fault(error: ValueError, line: int | None = None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -36,9 +36,6 @@ from taxoclass.taxonomy import Taxonomy
 
 Names = Literal["best", "mean"]
 Score = Literal["three_way", "entail_vs_contra"]
-
-# (P,) document rows and (P,) class rows to (P,) logits: what a wave-by-wave selection asks for
-ScorePairs = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 FIELDS = ("{class_name}", "{path}", "{description}")
 PART = {"cpu": 1024, "cuda": 65_536}
@@ -307,9 +304,9 @@ class PairScorer:
         each = np.arange(counts.sum()) - np.repeat(firsts - self._starts[class_rows], counts)
         return np.repeat(self._document[doc_rows], counts), self._text[each], firsts
 
-    def score_all(self, out: np.ndarray | None = None) -> np.ndarray:
-        """(N, C) float32 logits of all pairs, into ``out`` (such as a memory map) where given."""
-        scores = np.empty(self.shape, dtype=np.float32) if out is None else out
+    def score_all(self) -> np.ndarray:
+        """(N, C) float32 logits of all pairs."""
+        scores = np.empty(self.shape, dtype=np.float32)
         documents, texts = (np.arange(size) for size in self.known.shape)
         for at in range(0, len(documents), BLOCK):
             block = documents[at : at + BLOCK]
@@ -318,11 +315,6 @@ class PairScorer:
             found = self.known[self._document[at : at + BLOCK]][:, self._text]
             scores[at : at + BLOCK] = combine(found, self._starts[:-1], self.names)
         return scores
-
-    def score_paths(self, taxonomy: Taxonomy, similarity: np.ndarray, k: int) -> np.ndarray:
-        """(N, C) float32 logits of the classes on each document's k best paths by ``similarity``; NaN elsewhere."""
-        doc_rows, class_rows = path_candidates(taxonomy, similarity, k)
-        return dense(self.shape, doc_rows, class_rows, self.score_pairs(doc_rows, class_rows))
 
     # -- what is run
 

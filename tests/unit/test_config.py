@@ -264,6 +264,8 @@ def test_the_settings_of_a_stage_are_its_own_and_none_of_the_machines(stage):
     mine = stage_settings(load(BOTH), stage)
     assert mine.keys() <= model.model_fields.keys()
     if stage not in (
+        "pass2",
+        "pass4",
         "selected",
         "similarity",
         "core_classes",
@@ -325,6 +327,31 @@ def test_where_files_lie_how_many_iterations_and_what_machine_reruns_no_stage(se
 def test_without_a_sample_pass_0_does_not_depend_on_the_seed():
     one, other = (load({"descriptors": GIVEN | {"random_seed": seed}}) for seed in (1, 2))
     assert stage_settings(one, "pass0") == stage_settings(other, "pass0")
+
+
+LEIDEN = {"leiden_resolution": 2.0, "n_consensus": 3, "topk": 7, "topk_above": 9}
+
+
+@pytest.mark.parametrize(
+    ("stage", "chosen", "unread"),
+    [
+        ("pass2", {}, {"m", "r"}),
+        ("pass2", {"clustering": "leader"}, {"m", "r", "random_seed", *LEIDEN}),
+        ("pass2", {"prescreen": "countsketch"}, set()),
+        ("pass2", {"prescreen": "countsketch", "clustering": "components"}, {*LEIDEN}),
+        ("pass4", {}, {"rdc_seeds"}),
+        ("pass4", {"features": "random"}, set()),
+        ("pass4", {"clustering": "leader"}, {"rdc_seeds", *LEIDEN}),
+    ],
+    ids=lambda value: "unread" if isinstance(value, set) else None,
+)
+def test_what_the_chosen_clustering_sketch_and_features_do_not_read_reruns_no_pass(stage, chosen, unread):
+    other = {"m": 64, "r": 3, "random_seed": 7, "rdc_seeds": 5, "min_effective_n": 50, **LEIDEN}
+    before = with_both("descriptors", **chosen)
+    for key in other.keys() & STAGES[stage][1].model_fields.keys():
+        again = stage in rerun(before, with_both("descriptors", **chosen, **{key: other[key]}))
+        assert again == (key not in unread), key
+    assert stage_settings(before, stage).keys() == STAGES[stage][1].model_fields.keys() - unread
 
 
 SELECTION = {"candidate_selection_quota", "candidate_selection_cap", "candidate_selection_power"}

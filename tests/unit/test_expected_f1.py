@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from random_taxonomies import dags, taxonomy
+from random_taxonomies import dags, leaves_of, taxonomy
 from taxoclass import expected_f1
 from taxoclass.decoding import decode
 from taxoclass.expected_f1 import best_class, best_sets, closed_sets, consistent_probabilities, upward
@@ -47,10 +47,6 @@ def closed(graph, row):
         found.add(waiting.pop())
         waiting += [above for above, below in graph.edges.tolist() if below in found and above not in found]
     return frozenset(found)
-
-
-def leaves_of(graph):
-    return [row for row in range(len(graph)) if row not in set(graph.edges[:, 0].tolist())]
 
 
 def worth(p, labels):

@@ -13,17 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score, ndcg_score, precision_score, recall_score
 
+from random_taxonomies import taxonomy
 from taxoclass import metrics
 from taxoclass.decoding import Labels, decode
 from taxoclass.metrics import Ratio, bootstrap, evaluate
-from taxoclass.taxonomy import Taxonomy
 
 NAN = math.nan
-
-
-def taxonomy(n, edges=()):
-    ids = tuple(f"id-{row}" for row in range(n))
-    return Taxonomy(ids, tuple((f"class {row}",) for row in range(n)), np.array(edges, dtype=np.int64).reshape(-1, 2))
 
 
 # 0 over 2 and 3, 1 over 4 and 5

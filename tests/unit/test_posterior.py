@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.sparse import csr_array
 
-from random_taxonomies import dags, taxonomy
+from random_taxonomies import dags, leaves_of, taxonomy
 from taxoclass import posterior
 from taxoclass.posterior import (
+    as_logits,
     by_cluster,
     class_posterior,
     cluster_weight,
@@ -23,7 +24,6 @@ from taxoclass.posterior import (
     nearest,
     neighbour_weight,
     pooled,
-    sharpened,
     smoothed,
 )
 
@@ -51,10 +51,6 @@ def neighbourhoods(draw):
     )
 
 
-def leaves_of(graph):
-    return [row for row in range(len(graph)) if row not in set(graph.edges[:, 0].tolist())]
-
-
 def unit_rows(values):
     return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
 
@@ -62,7 +58,7 @@ def unit_rows(values):
 # --- plain versions
 
 
-def plain_sharpened(rows, sharpness=2.0):
+def plain_logits(rows, sharpness=2.0):
     centred, spreads = [], []
     for row in rows:
         scored = [value for value in row if not math.isnan(value)]
@@ -96,22 +92,22 @@ def plain_posterior(logits, rounds=10):
 
 @settings(max_examples=80)
 @given(problems())
-def test_sharpened_scores_are_in_units_of_the_mean_spread_within_a_document(problem):
+def test_scores_as_logits_are_in_units_of_the_mean_spread_within_a_document(problem):
     _, scores = problem
-    found = sharpened(scores)
+    found = as_logits(scores)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, plain_sharpened(scores.tolist()), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found, plain_logits(scores.tolist()), rtol=1e-5, atol=1e-5)
 
 
 def test_scores_that_tell_nothing_apart_are_equal_logits():
-    assert sharpened(np.full((3, 4), 0.1, np.float32)).tolist() == [[0.0] * 4] * 3
-    assert np.ptp(sharpened(np.full((3, 7), 0.1)), axis=1).tolist() == [0.0] * 3  # float64, whose mean is rounded
-    assert sharpened(np.array([[0.5], [0.1], [NAN]])).tolist() == [[0.0], [0.0], [-1e4]]
+    assert as_logits(np.full((3, 4), 0.1, np.float32)).tolist() == [[0.0] * 4] * 3
+    assert np.ptp(as_logits(np.full((3, 7), 0.1)), axis=1).tolist() == [0.0] * 3  # float64, whose mean is rounded
+    assert as_logits(np.array([[0.5], [0.1], [NAN]])).tolist() == [[0.0], [0.0], [-1e4]]
 
 
 def test_no_documents_have_no_logits_and_no_posterior():
     empty = np.empty((0, 3), np.float32)
-    assert sharpened(empty).shape == class_posterior(empty).shape == (0, 3)
+    assert as_logits(empty).shape == class_posterior(empty).shape == (0, 3)
     assert leaf_posterior(np.empty((0, 3), np.float32), taxonomy(3, [(0, 1), (0, 2)])).shape == (0, 2)
 
 
@@ -191,7 +187,7 @@ def test_the_posterior_is_over_the_leaves_that_are_scored_or_over_none(problem):
     known = ~np.isnan(own).all(axis=1)
     expected = np.zeros(own.shape)
     if known.any():
-        expected[known] = plain_posterior(plain_sharpened(own[known].tolist()))
+        expected[known] = plain_posterior(plain_logits(own[known].tolist()))
     assert found.dtype == np.float32 and found.shape == own.shape
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert (found[np.isnan(own)] == 0).all()
@@ -287,7 +283,7 @@ def test_neighbours_are_averaged_with_the_weight_of_the_corpus(problem, k, seed)
 @pytest.mark.parametrize("neighbours", [None, np.empty((2, 0), np.int32)], ids=["none", "of width 0"])
 def test_without_neighbours_every_document_stands_alone(neighbours):
     scores, graph = np.array([[0.5, 0.1], [0.2, 0.3]], np.float32), taxonomy(2, [])
-    expected = plain_posterior(plain_sharpened(scores.tolist()))
+    expected = plain_posterior(plain_logits(scores.tolist()))
     np.testing.assert_allclose(leaf_posterior(scores, graph, neighbours), expected, atol=1e-5)
 
 

@@ -278,13 +278,6 @@ def test_out_of_memory_halves_the_budget_and_changes_no_score(scorer):
     assert pairs.tally.padding_share <= 0.05
 
 
-def test_scores_can_go_into_a_memory_map(scorer, tmp_path):
-    pairs = PairScorer(scorer, sentences(5), CLASSES)
-    out = np.lib.format.open_memmap(tmp_path / "scores.npy", mode="w+", dtype=np.float32, shape=pairs.shape)
-    assert pairs.score_all(out) is out
-    assert np.array_equal(out, pairs.score_all())
-
-
 # ---- several names
 
 
@@ -446,8 +439,8 @@ def test_paths_score_the_prefiltered_classes_and_leave_the_rest_nan(scorer):
     documents = sentences(8)
     similarity = np.random.default_rng(0).random((8, 4), dtype=np.float32)
     pairs = PairScorer(scorer, documents, CLASSES)
-    found = pairs.score_paths(tree, similarity, 1)
     rows, columns = path_candidates(tree, similarity, 1)
+    found = dense(pairs.shape, rows, columns, pairs.score_pairs(rows, columns))
     scored_pairs = np.zeros((8, 4), dtype=bool)
     scored_pairs[rows, columns] = True
     assert np.array_equal(np.isnan(found), ~scored_pairs)
