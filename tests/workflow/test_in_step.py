@@ -151,7 +151,8 @@ def test_the_page_of_dependencies_has_every_pin_in_its_version_and_no_other():
     assert chapters.keys() == {path.name for path in (ROOT / "envs").glob("*.txt")}
     for name, chapter in chapters.items():
         rows = re.findall(r"^\| (\S+) \| (\d\S*) \| \d{4}-\d\d-\d\d(?: \| [^|]+){3} \|$", chapter, re.M)
-        assert [f"{package}=={version}" for package, version in rows] == own_pins(name)
+        listed = [f"{package}=={version}" for package, version in rows]
+        assert listed == own_pins(name), f"bring docs/dependencies.md in step with envs/{name}"
         assert chapter.count("\n| ") == len(rows) + 1  # and the header
 
 
