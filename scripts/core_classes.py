@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import expit
 
 from common import files
-from common.progress import Bar, progress
+from common.progress import Progress, progress, unseen
 from common.stage import Stage, run_stage
 from common.taxoclass_settings import CoreClasses
 from taxoclass import mining, products
@@ -47,7 +47,7 @@ def work(stage: Stage) -> None:
     unit = expit if stored.meta["scale"] == "logit" else mining.unit_similarity
     similarity = unit(stored.similarity)
     with progress(stage.name, 2 * len(corpus), "text", "words") as bar:
-        candidates, cores, weights = mine(settings, stored, similarity, corpus.texts, taxonomy, bar)
+        candidates, cores, weights = mine(settings, stored, similarity, corpus.texts, taxonomy, bar.update)
     products.write_cores(paths.out_cores, candidates, cores, doc_ids, taxonomy, stage.parameters)
     found = mining.report(cores, taxonomy)
     stage.record(
@@ -80,19 +80,19 @@ def mine(
     similarity: np.ndarray,
     texts: Sequence[str],
     taxonomy: Taxonomy,
-    bar: Bar,
+    update: Progress = unseen,
 ) -> tuple[Sparse, Cores, np.ndarray | None]:
     """Candidates (none, if nobody asks for them), core classes, and the level weights that these were chosen by.
 
-    similarity : (N, C), the scores in [0, 1]. bar : counts texts whose words are looked at, twice each.
+    similarity : (N, C), the scores in [0, 1]. update : is told of texts whose words are looked at, twice each.
     """
     none = Sparse.empty(len(similarity))
     share = settings.core_share
     if settings.mining == "posterior":
         words = None
         if settings.word_weight:
-            known = Words.fit(texts, taxonomy.names, settings.word_language, bar.update)
-            words = settings.word_weight * known.matches(texts, bar.update)
+            known = Words.fit(texts, taxonomy.names, settings.word_language, update)
+            words = settings.word_weight * known.matches(texts, update)
         leaves = leaf_posterior(stored.similarity, taxonomy, stored.neighbours, stored.clusters, words)
         if share is None:
             share = core_share(len(leaves), leaves.shape[1], stored.clusters)
