@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+import written
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
@@ -349,28 +351,24 @@ def training(card: Card) -> list[Line]:
 
 
 def table(card: Card, lines: list[Line]) -> str:
-    rows = [HEAD]
-    for line in lines:
-        rows.append(
-            (
-                line.work,
-                line.size,
-                f"{line.seconds:.3g}",
-                line.rate,
-                "" if line.tflops is None else f"{line.tflops:.3g}",
-                "" if line.share is None else f"{line.share:.0%}",
-                line.of,
-                "" if line.same is None else "yes" if line.same else "NO",
-            )
+    rows = [
+        (
+            line.work,
+            line.size,
+            f"{line.seconds:.3g}",
+            line.rate,
+            "" if line.tflops is None else f"{line.tflops:.3g}",
+            "" if line.share is None else f"{line.share:.0%}",
+            line.of,
+            "" if line.same is None else "yes" if line.same else "NO",
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    text.insert(1, "  ".join("-" * width for width in widths))
+        for line in lines
+    ]
     rates = ", ".join(
         f"{name} {rate / 1e12:.3g} TFLOP/s" if "product" in name else f"{name} {rate / 1e9:.3g} GB/s"
         for name, rate in card.rates.items()
     )
-    return "\n".join([f"{card.name}, {card.memory / 1e9:.0f} GB granted; {rates}", "", *text])
+    return "\n".join([f"{card.name}, {card.memory / 1e9:.0f} GB granted; {rates}", "", written.aligned(HEAD, rows)])
 
 
 def main() -> None:

@@ -449,13 +449,6 @@ def memory() -> list[dict[str, Any]]:
 # ---- what was found
 
 
-def aligned(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
-    widths = [max(len(line[place]) for line in [head, *lines]) for place in range(len(head))]
-    rule = tuple("-" * width for width in widths)
-    shown = [head, rule, *lines]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in shown)
-
-
 def hours(seconds: float) -> str:
     return f"{seconds / 3600:,.1f}" if seconds < 360_000 else f"{seconds / 3600:,.0f}"
 
@@ -476,20 +469,20 @@ def show(found: dict[str, Any]) -> str:
         parts.append(f"Rates of {found['rates_of']} in place of those measured.")
     rates = found["rates"]["seconds"]
     lines = [(rule, name, f"{value:.3g}") for rule, own in rates.items() for name, value in own.items() if value]
-    parts.append("RATES, processor seconds\n" + aligned(("rule", "a", "seconds"), lines))
+    parts.append("RATES, processor seconds\n" + written.aligned(("rule", "a", "seconds"), lines))
     lines = [
         (each["what"], f"{each['predicted']:.2f}", f"{each['measured']:.2f}", f"{each['ratio']:.2f}")
         for each in found["checks"]
     ]
     head = ("not fitted, processor seconds", "predicted", "measured", "ratio")
     spread = found["rates"]["spread"]
-    parts.append(f"CHECK OF THE RATES (spread of fitted jobs: {spread:.0%})\n" + aligned(head, lines))
+    parts.append(f"CHECK OF THE RATES (spread of fitted jobs: {spread:.0%})\n" + written.aligned(head, lines))
     lines = [
         (each["what"], f"{each['measured']:.0f}", f"{each['simulated']:.0f}", f"{each['predicted']:.0f}")
         for each in found["simulations"]
     ]
     head = ("run", "measured s", "simulated from its jobs' wall seconds", "predicted from rates, no one else there")
-    parts.append("CHECK OF THE SIMULATION, wall time\n" + aligned(head, lines))
+    parts.append("CHECK OF THE SIMULATION, wall time\n" + written.aligned(head, lines))
     lines = [
         (
             row["load"],
@@ -506,7 +499,7 @@ def show(found: dict[str, Any]) -> str:
         if row["nodes"] in NODES
     ]
     head = ("run", "nodes", "shards", "wall h", "5 to 95 %", "closed form", "least", "of it on one node", "node-hours")
-    parts.append("PREDICTED, hours, as if memory and disk were no limit (see the end)\n" + aligned(head, lines))
+    parts.append("PREDICTED, hours, as if memory and disk were no limit (see the end)\n" + written.aligned(head, lines))
     for load in dict.fromkeys(row["load"] for row in found["predictions"]):
         row = next(row for row in found["predictions"] if (row["load"], row["nodes"]) == (load, max(NODES)))
         lines = [
@@ -520,7 +513,7 @@ def show(found: dict[str, Any]) -> str:
             for each in row["stages"]
         ]
         head = ("stage", "jobs", "hours", "longest job", "")
-        parts.append(f"{load}, {row['nodes']} nodes, {row['shards']} shards\n" + aligned(head, lines))
+        parts.append(f"{load}, {row['nodes']} nodes, {row['shards']} shards\n" + written.aligned(head, lines))
     lines = [
         (
             each["rule"],
@@ -532,7 +525,7 @@ def show(found: dict[str, Any]) -> str:
         for each in found["memory"]
     ]
     head = ("rule", "holds", "GB", "mem_mb asks for", "")
-    parts.append("MEMORY at these sizes, by the arrays in the code\n" + aligned(head, lines))
+    parts.append("MEMORY at these sizes, by the arrays in the code\n" + written.aligned(head, lines))
     return "\n\n".join(parts)
 
 

@@ -309,11 +309,7 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 def table(rows: list[dict[str, Any]], variants: list[str]) -> str:
     ordered = sorted(rows, key=lambda row: (row["set"], variants.index(row["variant"])))
-    lines = [tuple(COLUMNS), *(tuple(show(row) for show in COLUMNS.values()) for row in ordered)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    text.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(text)
+    return written.aligned(tuple(COLUMNS), [tuple(show(row) for show in COLUMNS.values()) for row in ordered])
 
 
 def plot(rows: list[dict[str, Any]], variants: list[str], path: Path) -> None:

@@ -18,9 +18,17 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
+def aligned(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
+    """A table in plain text; the head is underlined."""
+    widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
+    shown = [head, tuple("-" * width for width in widths), *lines]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in shown)
+
+
 def table(found: dict[str, dict[str, Any]], settings: dict[str, Any]) -> str:
     """All rows, one line a comparison; below them how each was measured."""
-    lines, remarks = [HEAD], []
+    lines: list[tuple[str, ...]] = []
+    remarks: list[tuple[str, list[str]]] = []
     for name, row in found.items():
         old = [key for key in ("scale", "threads", "molecules", "source") if row.get(key) != settings[key]]
         when = [f"{row['finished']}, {row['seconds']:.0f} s; others took {row['taken_by_others']:.0%} of the machine"]
@@ -48,16 +56,13 @@ def table(found: dict[str, dict[str, Any]], settings: dict[str, Any]) -> str:
         held = [f"{'holds' if check['held'] else 'DOES NOT HOLD'}: {check['statement']}" for check in row["checks"]]
         notes = [f"{each['against']}: {each['note']}" for each in row["comparisons"] if each["note"]]
         remarks.append((row["work"], [*when, *held, *row["notes"], *notes]))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    text.insert(1, "  ".join("-" * width for width in widths))
     box = settings["machine"]
     head = (
         f"{box['cpu']}, {box['cores']} cores, {box['memory_gb']} GB; "
         f"{settings['threads']} threads a side, scale {settings['scale']:g}, source {settings['source']}"
     )
     below = [line for work, said in remarks for line in (work, *(f"  {part}" for part in said))]
-    return "\n".join([head, "", *text, "", *below])
+    return "\n".join([head, "", aligned(HEAD, lines), "", *below])
 
 
 def quantity(value: float, unit: str) -> str:

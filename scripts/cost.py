@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
 from common import files
 from common.descriptors_settings import Descriptors, is_sampled
 from common.found import ROOT, find_files, placed
@@ -111,7 +109,9 @@ def report(costs: dict[str, cost.Cost], known: dict[str, int], records: list[Pat
             line["was: seconds"] = f"{then['seconds']:,.1f}"
             line["was: GB memory"] = f"{then['peak_memory_bytes'] / 1e9:.2f}"
         lines.append(line)
-    return str(pd.DataFrame(lines).to_string(index=False))
+    columns = [[title, *(line[title] for line in lines)] for title in lines[0]]
+    aligned = [[cell.rjust(max(map(len, column))) for cell in column] for column in columns]
+    return "\n".join(" ".join(cells) for cells in zip(*aligned, strict=True))
 
 
 if __name__ == "__main__":

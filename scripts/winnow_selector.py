@@ -1,7 +1,6 @@
 """The selection as a step of scikit-learn; needs nothing else of winnow, so the file may be copied.
 
->>> from winnow_selector import WinnowSelector
->>> WinnowSelector("results/descriptors/final_descriptors.txt").fit(X).transform(X)
+``WinnowSelector("results/descriptors/final_descriptors.txt").fit(X).transform(X)``
 """
 
 from __future__ import annotations

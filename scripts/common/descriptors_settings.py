@@ -111,8 +111,8 @@ class Pass2(Clustering, MissingCells, EnoughRows):
     prescreen: Literal["none", "countsketch"] = Field(
         "none", description="countsketch: candidate pairs by sketch, then decided exactly (above 10,000 columns)"
     )
-    m: int = Field(8192, ge=16, description="CountSketch width (prescreen)")
-    r: int = Field(5, ge=1, description="CountSketch repeats (prescreen)")
+    m: int = Field(8192, ge=16, description="width of the sketch; only with prescreen = countsketch")
+    r: int = Field(5, ge=1, description="repeats of the sketch; only with prescreen = countsketch")
 
     @model_validator(mode="after")
     def _sketch_knows_its_rows(self) -> Pass2:
@@ -147,7 +147,7 @@ class Pass4(Clustering, EnoughRows):
     w_rdc: float = Field(0.7, ge=0, description="weight of the RDC")
     hsic_D: int = Field(16, ge=2, multiple_of=2, le=128, description="features a column for HSIC, in cosine-sine pairs")
     rdc_d: int = Field(12, ge=1, le=32, description="features a column for RDC")
-    rdc_seeds: int = Field(2, ge=1, description="draws averaged, in random mode")
+    rdc_seeds: int = Field(2, ge=1, description="draws averaged; only with features = random")
     features: Literal["orthonormal", "random"] = Field(
         "orthonormal", description="quadrature frequencies and Legendre polynomials, or random draws"
     )
@@ -222,7 +222,7 @@ class Utility(Seeded):
 class Runtime(OnDevice):
     """How a run uses the machine; none of these changes a byte of the results."""
 
-    batch_rows: int = Field(10_000, ge=1, description="rows read at once")
+    batch_rows: int = Field(10_000, ge=1, description="rows read at once; fewer take less memory")
     shards: int = Field(1, ge=1, description="jobs that passes 1, 2 and 4 are cut into each; results are the same")
     max_host_memory_gb: float = Field(4.0, ge=0.4, description="host memory that one pass may plan with")
     max_gpu_memory_gb: float = Field(

@@ -25,7 +25,11 @@ def say(name: str, *parts: str) -> None:
 
 
 def line(name: str, *parts: str) -> str:
-    """``pass2  | 41,127 rows x 215 columns | exact, pairwise | ...``"""
+    """A log line of a stage.
+
+    >>> line("pass2", "41,127 rows x 215 columns", "exact, pairwise")
+    'pass2  | 41,127 rows x 215 columns | exact, pairwise'
+    """
     return " | ".join([f"{name:<6}", *parts])
 
 

@@ -44,6 +44,12 @@ def edges(similarity: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndar
     -------
     pairs : (E, 2) int64, i < j, sorted.
     weights : (E,) float64, absolute similarities.
+
+    Examples
+    --------
+    >>> pairs, weights = edges(np.array([[1, -0.9, 0.2], [-0.9, 1, np.nan], [0.2, np.nan, 1]]), threshold=0.7)
+    >>> pairs.tolist(), weights.tolist()
+    ([[0, 1]], [0.9])
     """
     pairs = [np.empty((0, 2), dtype=np.int64)]
     weights = [np.empty(0)]

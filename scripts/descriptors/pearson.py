@@ -34,7 +34,7 @@ def correlation(
 
     Returns
     -------
-    (P, P) float64, unit diagonal, NaN where undefined.
+    (P, P) float64, unit diagonal; NaN where a column does not vary on the rows of the pair, or these are too few.
     """
     centre = stats["mean"]
     reach = np.maximum(stats["max"] - centre, centre - stats["min"])

@@ -168,6 +168,9 @@ def fine_bits(n_rows: int) -> int:
 def centre(codes: np.ndarray, n_valid: np.ndarray) -> np.ndarray:
     """Centred ranks d = 2 a - (n + 1) within each column's own rows; 0 where missing.
 
+    >>> centre(np.array([[2, 5, 0, 5]], np.uint32), np.array([3])).tolist()  # twice the mid-ranks 1, 2.5, none, 2.5
+    [[-2.0, 1.0, 0.0, 1.0]]
+
     Parameters
     ----------
     codes : (P, B) unsigned.

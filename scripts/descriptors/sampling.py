@@ -34,7 +34,11 @@ def keep_fraction(hashes: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def keep_smallest(hashes: np.ndarray, count: int) -> np.ndarray:
-    """(n,) bool: the ``count`` smallest hashes (all, where there are fewer), earlier rows first among equals."""
+    """(n,) bool: the ``count`` smallest hashes (all, where there are fewer), earlier rows first among equals.
+
+    >>> keep_smallest(np.array([7, 2, 2, 2], np.uint64), 2).tolist()
+    [False, True, True, False]
+    """
     keep = np.ones(len(hashes), dtype=bool)
     if count < len(hashes):
         keep[np.argsort(hashes, kind="stable")[count:]] = False

@@ -98,7 +98,8 @@ def pairwise(
 
     Returns
     -------
-    (p, q) correlations, of a column with itself 1; NaN where undefined.
+    (p, q) correlations, of a column with itself 1; NaN where a column does not vary on the rows of the pair, or these
+    are too few.
     """
     everything = np.arange(codes.shape[0])
     left = everything if left is None else left

@@ -57,7 +57,11 @@ class Section:
 
 
 def cell(value: object) -> str:
-    """A number with as many digits as say something; text as it is."""
+    """A number with as many digits as say something; text as it is.
+
+    >>> [cell(value) for value in (41127, 0.25, 1234.5, 0.00012, float("nan"), True)]
+    ['41,127', '0.250', '1.23e+03', '0.00012', '', 'True']
+    """
     if value is None or value != value:
         return ""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -26,20 +26,27 @@ def clusterings(
     seed: int = 0,
     progress: Progress = unseen,
 ) -> np.ndarray:
-    """(N, count) int32: cluster of each document in ``count`` clusterings of 2 to 8 clusters a class.
+    """Clusters of the documents, ``count`` times over, of 2 to 8 clusters a class in turn.
 
-    vectors : (N, d) float32. progress : is told of each clustering. No clusterings, (N, 0), where documents are so few
-    that they would weigh nothing.
+    Parameters
+    ----------
+    vectors : (N, d) float32.
+    n_classes : of the taxonomy.
+    count : how many clusterings.
+    progress : is told of each.
+
+    Returns
+    -------
+    (N, count) int32: cluster of each document; (N, 0) where documents are so few that they would weigh nothing.
     """
     n_documents = len(vectors)
     if not count or not cluster_weight(n_documents, n_classes):
         return np.empty((n_documents, 0), np.int32)
     rng = np.random.default_rng(seed)
     reduced = principal(vectors, DIMENSIONS)
-    sizes = [PER_CLASS[turn % len(PER_CLASS)] * n_classes for turn in range(count)]
     found = []
-    for size in sizes:
-        found.append(k_means(reduced, size, rng))
+    for turn in range(count):
+        found.append(k_means(reduced, PER_CLASS[turn % len(PER_CLASS)] * n_classes, rng))
         progress(1)
     return np.stack(found, axis=1)
 
@@ -52,10 +59,21 @@ def principal(vectors: np.ndarray, dimensions: int) -> np.ndarray:
     return reduced / np.maximum(np.linalg.norm(reduced, axis=1, keepdims=True), np.float32(1e-12))
 
 
-def k_means(values: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """(N,) int32: Lloyd's clusters of (N, d) float32 values, from ``size`` of them as first centres."""
+def k_means(values: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
+    """Lloyd's algorithm, until no value changes its cluster or ``ROUNDS`` are over.
+
+    Parameters
+    ----------
+    values : (N, d) float32.
+    n_clusters : at most N; a cluster that loses its last value keeps its centre, so fewer may come back.
+    rng : draws the values that are the first centres.
+
+    Returns
+    -------
+    (N,) int32, cluster of each value.
+    """
     n = len(values)
-    centres = values[np.sort(rng.choice(n, size, replace=False))]
+    centres = values[np.sort(rng.choice(n, n_clusters, replace=False))]
     found = np.full(n, -1, np.int32)
     for _ in range(ROUNDS):
         before = found.copy()
@@ -65,8 +83,8 @@ def k_means(values: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarr
             found[part] = (values[part] @ centres.T - half).argmax(axis=1)
         if np.array_equal(found, before):
             break
-        member = csr_array((np.ones(n, np.float32), (found, np.arange(n))), shape=(size, n))
-        count = np.bincount(found, minlength=size)
+        member = csr_array((np.ones(n, np.float32), (found, np.arange(n))), shape=(n_clusters, n))
+        count = np.bincount(found, minlength=n_clusters)
         # an empty cluster keeps its centre
         centres = np.where((count > 0)[:, None], (member @ values) / np.maximum(count, 1)[:, None], centres)
         centres = centres.astype(np.float32)

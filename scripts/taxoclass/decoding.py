@@ -246,8 +246,11 @@ def decode(
     most = len(taxonomy) if max_labels is None else max_labels
     if method not in get_args(Method):
         raise ValueError(f"decode is one of {', '.join(get_args(Method))}, not {method!r}")
-    if min_labels < 0 or min(k, width, most) < 1 or (max_labels is not None and min_labels > max_labels):
-        raise ValueError(f"labels a document between {min_labels} and {max_labels}, k {k}, beam width {width}")
+    for name, value in {"k": k, "width": width, "max_labels": most}.items():
+        if value < 1:
+            raise ValueError(f"{name} = {value} must be at least 1")
+    if min_labels < 0 or (max_labels is not None and min_labels > max_labels):
+        raise ValueError(f"min_labels = {min_labels} must be at least 0 and at most max_labels = {max_labels}")
     rules = Rules(k, threshold, stop, width, marginal, min_labels, most, consistent)
     chains = Chains.of(taxonomy, weights)
     parts = [_decode(node, taxonomy, chains, method, rules) for _, node in blocks(scores, taxonomy)]

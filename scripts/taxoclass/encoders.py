@@ -269,6 +269,7 @@ class Loaded:
     def run(self, lengths: np.ndarray, batch_tokens: int, work: Callable[[np.ndarray], None]) -> None:
         """Call ``work(rows)`` for batches of sequences, the longest first, until every row had its turn.
 
+        The first batch holds the longest sequence, so one that does not fit at all is known before the others are run.
         When memory runs out, the token budget is halved, for good, and the same rows are tried again.
 
         lengths : (n,) int64, tokens of each sequence with its frame.

@@ -244,7 +244,12 @@ class Ranking(NamedTuple):
         return Ratio(total, self.counts.astype(np.float64))
 
     def ndcg(self, k: int) -> Ratio:
-        """Discounted gain of the first k places over that of a perfect ranking, averaged over documents."""
+        """Discounted gain of the first k places over that of a perfect ranking, averaged over documents.
+
+        References
+        ----------
+        Järvelin & Kekäläinen (2002), Cumulated gain-based evaluation of IR techniques, ACM TOIS 20(4).
+        """
         discount = 1 / np.log2(np.arange(2, k + 2))
         best = np.cumsum(discount)[np.minimum(self.counts, k) - 1]
         hits = self.hits[:, :k]

@@ -50,8 +50,9 @@ class _Growth:
     power: float
 
     def __post_init__(self) -> None:
-        if self.quota_offset < 1 or self.cap_offset < 0 or self.power < 0:
-            raise ValueError(f"quota_offset is at least 1, cap_offset and power are at least 0, not {self}")
+        for name, least in (("quota_offset", 1), ("cap_offset", 0), ("power", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}")
 
     def quota(self, level: int) -> int:
         return level + self.quota_offset
@@ -332,7 +333,10 @@ def cores(
     ValueError : a candidate without a similarity, a percentile out of range, a shape that does not fit.
     """
     if len(candidates.indptr) != len(similarity) + 1:
-        raise ValueError(f"candidates of {len(candidates.indptr) - 1} documents, similarities of {len(similarity)}")
+        raise ValueError(
+            f"candidates of {len(candidates.indptr) - 1} documents, similarities of {len(similarity)}"
+            "; take both of one corpus"
+        )
     values = confidence(similarity, taxonomy, candidates.labels.rows, candidates.indices)
     if np.isnan(values).any():
         raise ValueError("a candidate has no similarity: mine core classes on the matrix that candidates come from")

@@ -42,7 +42,11 @@ CHILD = {f"child{kind}" for kind in ("", "id", "class", "label", "name", "node",
 
 
 def suffix(path: str) -> str:
-    """The file name's ending in small letters, without .gz: ".tsv" of "x.TSV.gz"; "" where there is none."""
+    """The file name's ending in small letters, without .gz; "" where there is none.
+
+    >>> suffix("classes.TSV.gz"), suffix("classes")
+    ('.tsv', '')
+    """
     found = re.search(r"\.\w+$", str(path).casefold().removesuffix(".gz"))
     return found[0] if found else ""
 
@@ -153,7 +157,11 @@ def json_fault(error: ValueError, line: int | None = None) -> str:
 
 
 def word(text: str) -> str:
-    """What a column name is compared by: "#Class_ID " and "class id" are both "classid"."""
+    """What a column name is compared by.
+
+    >>> word("#Class_ID "), word("class id")
+    ('classid', 'classid')
+    """
     return re.sub(r"[\s_#.-]", "", text.casefold())
 
 

@@ -271,7 +271,8 @@ def test_core_classes_on_the_unit_scale_are_those_of_the_cosines(problem, percen
 
 @pytest.mark.parametrize("growth", [{"quota_offset": 0}, {"cap_offset": -1}, {"power": -1}])
 def test_selection_that_cannot_offer_anything_is_refused(growth):
-    with pytest.raises(ValueError, match="quota_offset"):
+    [name] = growth
+    with pytest.raises(ValueError, match=f"^{name} = {growth[name]} must be at least"):
         candidates(np.ones((1, 2), np.float32), tree(2), **growth)
 
 

@@ -1,4 +1,4 @@
-"""The commands of README and docs: each is planned in a project of its own, or says how it is called."""
+"""The commands of README, CONTRIBUTING and docs: each is planned in a project of its own, or says how it is called."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from conftest import ROOT
 
 pytestmark = pytest.mark.xdist_group("report")
 
-PAGES = [*ROOT.glob("README*.md"), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(?:\w*)\n(.*?)^```", re.M | re.S)
 ELSEWHERE = ("/path/to/", "s3://", "<", "profiles/fs", "profiles/s3")  # places that a reader has; test_storage has some
 

@@ -6,6 +6,7 @@ import ast
 import gzip
 import json
 import re
+from importlib.metadata import packages_distributions
 from itertools import pairwise
 
 import pytest
@@ -121,11 +122,10 @@ def pins(name: str) -> list[str]:
 def test_conda_and_pip_have_the_same_pins(name, own):
     conda = yaml.safe_load((ROOT / "envs" / f"{name}.yaml").read_text())
     pip = next(entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict))
-    more = [line for other in own for line in pins(other) if line != "-r cpu.txt"]
+    more = [line for other in own for line in own_pins(other)]
     assert sorted(pip, key=str.lower) == sorted(pins("cpu.txt") + pins("models.txt") + more, key=str.lower)
     for path in (ROOT / "envs").glob("*.txt"):
-        own = [line for line in pins(path.name) if not line.startswith("-r ")]
-        assert all(re.fullmatch(r"[\w.-]+(\[\w+\])?==[\w.]+", line) for line in own), path
+        assert all(re.fullmatch(r"[\w.-]+(\[\w+\])?==[\w.]+", line) for line in own_pins(path.name)), path
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,37 @@ def test_the_lists_with_checksums_have_every_pin_in_its_version_and_nothing_with
     entries = (ROOT / "envs" / "locked" / f"{locked}.txt").read_text().replace("\\\n", " ").splitlines()
     found = dict(re.match(r"([\w.-]+)==(\S+) ;", line).groups() for line in entries)
     assert all(re.search(r" --hash=sha256:[0-9a-f]{64}", line) for line in entries)
-    own = [line for name in names for line in pins(f"{name}.txt") if not line.startswith("-r ")]
+    own = [line for name in names for line in own_pins(f"{name}.txt")]
     wanted = {re.sub(r"\[.+\]|_", lambda part: "-" * (part[0] == "_"), line).lower() for line in own}
     assert wanted <= {f"{name}=={version}" for name, version in found.items()}
+
+
+def own_pins(name: str) -> list[str]:
+    return [line for line in pins(name) if not line.startswith("-r ")]
+
+
+def test_the_page_of_dependencies_has_every_pin_in_its_version_and_no_other():
+    page = (ROOT / "docs" / "dependencies.md").read_text()
+    chapters = dict(re.findall(r"^## `envs/(.+?)`.*?\n(.*?)(?=^## |\Z)", page, re.M | re.S))
+    assert chapters.keys() == {path.name for path in (ROOT / "envs").glob("*.txt")}
+    for name, chapter in chapters.items():
+        rows = re.findall(r"^\| (\S+) \| (\d\S*) \| \d{4}-\d\d-\d\d(?: \| [^|]+){3} \|$", chapter, re.M)
+        listed = [f"{package}=={version}" for package, version in rows]
+        assert listed == own_pins(name), f"bring docs/dependencies.md in step with envs/{name}"
+        assert chapter.count("\n| ") == len(rows) + 1  # and the header
+
+
+@pytest.mark.parametrize("name", ["cpu.txt", "molecules.txt"])
+def test_every_pin_of_the_product_is_imported_by_it(name):
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "scripts").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    modules = {"snakemake"}  # it runs the scripts
+    modules |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    owners = packages_distributions()
+    used = {each for module in modules for each in owners.get(module.split(".")[0], [])}
+    wanted = {line.split("==")[0].lower().replace("_", "-") for line in own_pins(name)}
+    assert wanted <= {each.lower().replace("_", "-") for each in used}
 
 
 def constant(name: str) -> object:
