@@ -91,7 +91,7 @@ def sorting(stage: Stage) -> Callable[[np.ndarray, ranks.Workspace], ranks.InOrd
 def source(stage: Stage) -> tuple[dict[str, Any], Table]:
     """What pass 0 found, and the table, checked against it."""
     manifest, table = products.source(stage.paths.manifest, stage.paths.root)
-    if stage.paths.source not in (None, manifest["files_digest"]):
+    if stage.paths.source not in (None, manifest.get("files_digest")):
         raise UserError(f"{stage.paths.manifest}: was not made from the files of parquet_glob; {files.AGAIN}")
     if table.rows != manifest["n_rows_kept"]:
         raise UserError(

@@ -156,6 +156,7 @@ MOLECULES = {
     "molecules_glob": (None, "read_molecules"),
     "smiles_column": ("smiles", "read_molecules"),
     "id_column": (None, "read_molecules"),
+    "column_names": (None, "read_molecules"),
     "descriptor_sets": (["rdkit"], "molecules_shard"),
     "timeout_seconds": (60.0, "molecules_shard"),
     "molecule_shards": (1, ""),
