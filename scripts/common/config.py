@@ -177,8 +177,9 @@ def _submodel(model: type[BaseModel] | None, name: str) -> type[BaseModel] | Non
 
 
 def runtime_of(model: type[Settings]) -> type[Settings]:
-    """The machine settings of a stage's section."""
-    return next((RUNTIMES[section] for section, each in STAGES.values() if each is model), Runtime)
+    """The machine settings of a stage's section; none of a door without settings."""
+    found = (RUNTIMES[section] for section, each in STAGES.values() if each is model)
+    return next(found, Runtime if issubclass(model, Runtime) else Settings)
 
 
 def with_runtime(model: type[Settings]) -> type[Settings]:

@@ -36,6 +36,7 @@ OTHER = {
     "molecules_glob": "data/*.csv",
     "smiles_column": "structure",
     "id_column": "name",
+    "column_names": ["cid", "smiles"],
     "descriptor_sets": ["rdkit", "mordred"],
     "timeout_seconds": 5.5,
     "molecule_shards": 4,
