@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from common.settings import OnDevice, Percent, Seeded, Settings, Share, Threshold
+from common.settings import OnDevice, Percent, Seeded, Settings, Share, Threshold, without
 
 INTERPRETER_GB = 0.35
-
-
-def without(settings: dict[str, Any], unread: Iterable[str]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in set(unread)}
 
 
 class EnoughRows(Settings):

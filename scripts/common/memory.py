@@ -25,3 +25,9 @@ def lacks_memory(error: BaseException) -> bool:
 def out_of_memory(path: str | Path, error: BaseException) -> MemoryError:
     """A lack of memory while a file was read, with its name: to be told from damage, whose remedy is to delete it."""
     return MemoryError(f"{path}: {' '.join(str(error).split()) or type(error).__name__}")
+
+
+def excuse(path: str | Path, error: BaseException) -> None:
+    """Raise ``out_of_memory`` if that is why a file could not be read: it is then not damaged."""
+    if lacks_memory(error):
+        raise out_of_memory(path, error) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +22,11 @@ class Settings(BaseModel):
     def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """Those of the settings that the result depends on, given the others."""
         return settings
+
+
+def without(settings: dict[str, Any], unread: Collection[str]) -> dict[str, Any]:
+    """The settings but those of these names, for ``relevant``."""
+    return {key: value for key, value in settings.items() if key not in unread}
 
 
 class OnDevice(Settings):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from common.settings import OnDevice, Percent, Positive, Seeded, Settings, Share
+from common.settings import OnDevice, Percent, Positive, Seeded, Settings, Share, without
 
 FIELDS = ("class_name", "path", "description")
 
@@ -147,7 +147,7 @@ class Similarity(CandidateSelection):
                 else ()
             ),
         }
-        return {key: value for key, value in settings.items() if key not in unread}
+        return without(settings, unread)
 
 
 class CoreClasses(CandidateSelection, LevelWeights, NameWords):
@@ -249,7 +249,7 @@ class TrainClassifier(Optimiser):
             *(("gnn_num_layers",) if settings["gnn"] == "off" else ()),
             *(("doc_chunks",) if settings["encoder_trainable"] else of_a_trained_one),
         }
-        return {key: value for key, value in settings.items() if key not in unread}
+        return without(settings, unread)
 
     @model_validator(mode="after")
     def _windows_are_for_fixed_encoders(self) -> TrainClassifier:

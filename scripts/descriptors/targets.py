@@ -12,7 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from common.errors import UserError
-from common.memory import lacks_memory, out_of_memory
+from common.memory import excuse
 from descriptors.sampling import keep_smallest, row_hashes
 from descriptors.table import Table, as_float
 
@@ -52,8 +52,7 @@ def read_file(path: str, key: str, target: str) -> tuple[dict[str, int], pa.Arra
         only = pa.csv.ConvertOptions(include_columns=columns)
         found = pq.read_table(path, columns=columns) if parquet else pa.csv.read_csv(path, convert_options=only)
     except (OSError, pa.ArrowException) as error:
-        if lacks_memory(error):
-            raise out_of_memory(path, error) from None
+        excuse(path, error)
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); it should be CSV or Parquet") from None
     found = found.drop_null()
     places: dict[str, int] = {}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 from scipy.linalg.lapack import dpotri
+
+from common.progress import Progress, unseen
 
 Ties = Literal["quality", "column_order"]
 
@@ -108,7 +109,7 @@ def eliminate(
     threshold: float,
     quality: np.ndarray,
     ties: Ties,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress = unseen,
 ) -> tuple[np.ndarray, list[Removal]]:
     """Drop exact linear combinations, then the column with the largest VIF until every VIF is below ``threshold``.
 
@@ -161,7 +162,7 @@ def eliminate_contradictory(
     threshold: float,
     quality: np.ndarray,
     ties: Ties,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress = unseen,
 ) -> tuple[np.ndarray, list[Removal]]:
     """As ``eliminate``, for pairwise-complete correlations that no one sample can have (a negative eigenvalue).
 
@@ -190,8 +191,7 @@ def eliminate_contradictory(
         if shrinkage > 0:
             more = more[:1]
             kept = _without(len(survivors), more)
-        if progress:
-            progress(len(more))
+        progress(len(more))
         removals += _relabel(more, survivors)
         survivors = survivors[kept]
 
@@ -221,7 +221,7 @@ def _inflated_go(
     alive: np.ndarray,
     threshold: float,
     worst: int,
-    progress: Callable[[int], object] | None,
+    progress: Progress,
 ) -> list[Removal]:
     """Screen, invert, remove up to 64 columns, and again, until an inverse from scratch has no VIF to remove.
 
@@ -237,8 +237,7 @@ def _inflated_go(
             left_over.reverse()
         inflated = _relabel(_remove_batch(_inverse(factor), threshold, worst), kept)
         removals += _relabel(left_over + inflated, alive)
-        if progress:
-            progress(len(left_over) + len(inflated))
+        progress(len(left_over) + len(inflated))
         if not inflated:
             return removals
         alive = alive[_without(len(part), left_over + inflated)]

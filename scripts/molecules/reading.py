@@ -10,7 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from common.errors import UserError
-from common.memory import lacks_memory, out_of_memory
+from common.memory import excuse
 from common.molecules_settings import ROW, metadata
 
 BATCH_ROWS = 10_000
@@ -33,8 +33,7 @@ def batches(
             texts = {each: batch.column(each).cast(pa.string()) for each in wanted}
             yield texts[smiles], None if name is None else texts[name]
     except (OSError, pa.ArrowException) as error:
-        if lacks_memory(error):
-            raise out_of_memory(path, error) from None
+        excuse(path, error)
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read ({reason}); it should be CSV, TSV or Parquet") from None
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from common import files
 from common.errors import UserError
-from common.memory import lacks_memory, out_of_memory
+from common.memory import excuse
 from taxoclass import classifier
 from taxoclass.classifier import Architecture, Classifier
 from taxoclass.taxonomy import Taxonomy
@@ -190,8 +190,7 @@ def read_tensors(path: str | Path) -> Any:
     except pickle.UnpicklingError:
         raise UserError(f"{path}: holds more than tensors and text, and was not run; use a file made here") from None
     except Exception as error:  # the zip reader has its own, and a damaged list of contents may ask for anything
-        if lacks_memory(error):
-            raise out_of_memory(path, error) from None
+        excuse(path, error)
         raise UserError(f"{path}: cannot be read ({_line(error)}); it is damaged, make it again") from None
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import UserError, shown
-from common.memory import lacks_memory, out_of_memory
+from common.memory import excuse
 from taxoclass.reading import cleaned, json_fault, lines, open_bytes, rows, suffix, unreadable, word
 from taxoclass.taxonomy import Taxonomy
 
@@ -267,8 +267,7 @@ def _parquet(path: str, text_field: str) -> Iterator[Record]:
                     number += 1
                     yield (number, *record)
     except (OSError, EOFError, ValueError, zlib.error, pa.ArrowException) as error:
-        if lacks_memory(error):
-            raise out_of_memory(path, error) from None
+        excuse(path, error)
         if isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile)) or getattr(error, "errno", None):
             raise unreadable(path, error) from None
         reason = " ".join(str(error).split())

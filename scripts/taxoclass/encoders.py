@@ -20,7 +20,7 @@ from transformers.utils import logging as library_log
 
 from common import files
 from common.errors import UserError
-from common.memory import is_out_of_memory, lacks_memory, out_of_memory
+from common.memory import excuse, is_out_of_memory
 from common.progress import Progress, unseen
 from taxoclass.models import WEIGHTS, digest, locate, one_line, weight_files
 
@@ -415,8 +415,7 @@ def _tokenizer(folder: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # each tokenizer has its own
-        if lacks_memory(error):
-            raise out_of_memory(folder, error) from None
+        excuse(folder, error)
         raise UserError(f"{folder}: the tokenizer cannot be read ({one_line(error)}); copy its files again") from None
     if not tokenizer.is_fast:
         raise UserError(f"{folder}: needs a fast tokenizer (tokenizer.json); convert it first")
@@ -437,8 +436,7 @@ def _model(folder: Path, kind: Any) -> Any:
             output_loading_info=True,
         )
     except Exception as error:  # each model has its own
-        if lacks_memory(error):
-            raise out_of_memory(folder, error) from None
+        excuse(folder, error)
         raise UserError(f"{folder}: the model cannot be read ({one_line(error)}); fetch it again") from None
     lost = sorted(key for key in report["missing_keys"] if "pooler" not in key or kind is not AutoModel)
     if lost:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from common import files, pieces
 from common.errors import UserError
-from common.memory import lacks_memory, out_of_memory
+from common.memory import excuse
 from taxoclass.corpus import Corpus
 from taxoclass.labels import Cores, Labels, Sparse
 from taxoclass.taxonomy import Taxonomy
@@ -64,8 +64,7 @@ def read_corpus(path: str) -> Corpus:
         table = pq.read_table(path, columns=columns, page_checksum_verification=True)
         return Corpus(*(tuple(table[name].to_pylist()) for name in columns))
     except (OSError, ValueError, pa.ArrowException) as error:
-        if lacks_memory(error):
-            raise out_of_memory(path, error) from None
+        excuse(path, error)
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({reason}); delete it and run the same command again") from None
 
