@@ -17,14 +17,10 @@ from taxoclass import products
 BATCH = 10_000  # documents
 
 
-class NoSettings(Settings):
-    """Labels as Parquet."""
-
-
 def main() -> None:
     run_stage(
         "labels_parquet",
-        NoSettings,
+        Settings,
         inputs={"labels": "JSON lines of predict"},
         outputs={"out-table": "Parquet: a row for each line, with a column for each of its keys"},
         work=work,

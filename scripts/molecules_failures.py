@@ -7,14 +7,10 @@ from common.settings import Settings
 from common.stage import Stage, run_stage
 
 
-class NoSettings(Settings):
-    """Molecules that failed."""
-
-
 def main() -> None:
     run_stage(
         "molecules_failures",
-        NoSettings,
+        Settings,
         inputs={"failures": "tsv of every shard, in order"},
         outputs={"out-failures": "tsv: row, id, smiles and reason"},
         work=work,

@@ -23,14 +23,10 @@ WORDS = {
 }
 
 
-class NoSettings(Settings):
-    """Overview of the selection."""
-
-
 def main() -> None:
     run_stage(
         "overview",
-        NoSettings,
+        Settings,
         inputs={
             "pass1": "JSON of pass 1",
             "pass2": "JSON of pass 2",

@@ -51,15 +51,11 @@ LABELLING = {
 JUDGED = {"gold": "document id TAB class ids with commas between them", "metrics": "JSON of evaluate"}
 
 
-class NoSettings(Settings):
-    """The report."""
-
-
 def main() -> None:
     inputs = SELECTION | PREDICTED | LABELLING | JUDGED
     run_stage(
         "report",
-        NoSettings,
+        Settings,
         inputs={"template": "Jinja template of the page"} | inputs,
         outputs={"out-report": "HTML"},
         values={

@@ -184,4 +184,4 @@ def runtime_of(model: type[Settings]) -> type[Settings]:
 
 def with_runtime(model: type[Settings]) -> type[Settings]:
     """A stage's own settings together with the machine settings: what its command line accepts."""
-    return create_model(f"{model.__name__}CommandLine", __base__=(model, runtime_of(model)), __doc__=model.__doc__)
+    return create_model(f"{model.__name__}CommandLine", __base__=tuple(dict.fromkeys((model, runtime_of(model)))))

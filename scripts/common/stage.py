@@ -128,7 +128,9 @@ def run_stage(
     take any number of files.
     """
     accepted, runtime = with_runtime(model), runtime_of(model)
-    parser = _parser(name, accepted, inputs | outputs, values or {}, optional, several)
+    parser = _parser(
+        name, sys.modules[work.__module__].__doc__, accepted, inputs | outputs, values or {}, optional, several
+    )
     arguments = parser.parse_args()
     started = time.perf_counter()
     try:
@@ -173,13 +175,14 @@ def _out_of_memory(error: Exception, runtime: type[Settings]) -> str:
 
 def _parser(
     name: str,
+    description: str | None,
     accepted: type[Settings],
     paths: dict[str, str],
     values: dict[str, str],
     optional: tuple[str, ...],
     several: tuple[str, ...],
 ) -> argparse.ArgumentParser:
-    parser = Parser(prog=f"{name}.py", description=accepted.__doc__, allow_abbrev=False)
+    parser = Parser(prog=f"{name}.py", description=description, allow_abbrev=False)
     data = parser.add_argument_group("files")
     for flag, text in (paths | values).items():
         metavar = "PATH" if flag in paths else "VALUE"
