@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # one thread a worker: the tests run side by side
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() or 1, 8))")
+# a file's tests share what it set up; the longest come first (testpaths)
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-slurm test-faults soak coverage mutants lint format generate lock audit bench bench-gpu study scaling docs status clean
 
@@ -39,7 +41,7 @@ demo: $(VENV)/.done
 	@echo "label other texts:     $(BIN)/python scripts/predict.py --model results/taxoclass/model.pt --input new.jsonl"
 
 test: $(VENV)/.done
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE)
 
 # both pipelines on a real Slurm of one node, as root; what it needs is installed where that can be done.
 # KILLS=5: runs that are killed at random moments, too
@@ -59,7 +61,7 @@ soak: $(VENV)/.done
 
 # how much of scripts/ the suite runs, the rules' jobs included; what is compiled is not seen
 coverage: $(VENV)/.audit
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE) --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/.done
 	$(BIN)/ruff check .

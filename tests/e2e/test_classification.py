@@ -20,9 +20,6 @@ from taxoclass.encoders import Encoder, encode_cached
 from taxoclass.models import MINILM_PACKAGE
 from taxoclass.scoring import label_texts
 
-# one worker: its project is made once
-pytestmark = pytest.mark.xdist_group("demo")
-
 DEMO = ROOT / "resources" / "wos1k"
 
 

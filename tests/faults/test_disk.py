@@ -19,7 +19,6 @@ from common import files
 from faults.conftest import WINGS
 from faults.harness import SEED, Pipeline, Recorder, remove
 
-pytestmark = pytest.mark.xdist_group("faults")
 DISK = 64 * 2**20
 FILES = 400
 

@@ -26,8 +26,6 @@ from conftest import ROOT
 from faults.harness import SEED, remove, without
 from tiny_taxoclass import call, inside
 
-pytestmark = pytest.mark.xdist_group("faults")
-
 # what other programs stumbled over: placed into text anywhere
 POISON = [
     b"\xff\xfe", b"\x00", b"\xef\xbb\xbf", b"\r\n", b"\t\t", b'"', b"\\", b"{", b"]", b"null", b"1e84", b"NaN", b"-0",

@@ -13,7 +13,6 @@ import pytest
 from faults.conftest import WINGS
 from faults.harness import Place, Struck, in_a_child, main_of, struck
 
-pytestmark = pytest.mark.xdist_group("faults")
 EVERYWHERE = [pytest.param(wing, 60, marks=pytest.mark.faults) for wing in WINGS]
 QUICK = [("descriptors, in shards", 4), ("taxoclass", 4)]
 

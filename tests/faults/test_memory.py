@@ -25,7 +25,6 @@ from faults.harness import Pipeline, Place, Struck, in_a_child, main_of, remove,
 from taxoclass.encoders import Loaded
 from taxoclass.training import Runner
 
-pytestmark = pytest.mark.xdist_group("faults")
 EVERYWHERE = [pytest.param(wing, 40, marks=pytest.mark.faults) for wing in WINGS]
 TOLD = r"out of memory( \(.*\))?; state kept, give .* and run the same command again$"
 

@@ -19,7 +19,6 @@ from faults.harness import SEED, Pipeline, remove, without
 from taxoclass.encoders import Encoder
 from taxoclass.training import Runner
 
-pytestmark = pytest.mark.xdist_group("faults")
 ROWS = 200
 
 

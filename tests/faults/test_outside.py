@@ -22,7 +22,6 @@ from faults.harness import SEED, Pipeline, in_a_child, main_of, remove
 from taxoclass import metrics_log
 from tiny_taxoclass import ENVIRONMENT
 
-pytestmark = pytest.mark.xdist_group("faults")
 WINGS = [pytest.param(wing, marks=mark) for wing, mark in (("descriptors", ()), ("taxoclass", pytest.mark.faults))]
 
 

@@ -18,7 +18,7 @@ import pytest
 from faults.harness import SEED, Pipeline
 from tiny_taxoclass import ENVIRONMENT, MACHINE, SNAKEMAKE
 
-pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("faults")]
+pytestmark = pytest.mark.faults
 SIGNALS = {"kill -9": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
 
 

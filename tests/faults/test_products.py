@@ -7,8 +7,6 @@ import pytest
 from faults.conftest import WINGS
 from faults.harness import inject
 
-# one worker: the runs are made once
-pytestmark = pytest.mark.xdist_group("faults")
 MANY = {"descriptors": 40, "taxoclass": 15}
 
 

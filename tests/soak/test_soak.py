@@ -32,7 +32,6 @@ from small_models import one_thread  # noqa: F401 (a fixture of all tests here)
 from soak.drawn import settings, write_tables
 from tiny_taxoclass import CLASSES, EDGES, MACHINE, SETTINGS, TEST, DryRuns, jobs_of, write_data
 
-pytestmark = pytest.mark.xdist_group("faults")
 RUNS = int(os.environ.get("SOAK", "200"))
 MANY = pytest.param(range(10, 10 + RUNS // 2), marks=pytest.mark.faults)
 

@@ -13,8 +13,6 @@ import pytest
 from both_wings import Project
 from conftest import ROOT
 
-pytestmark = pytest.mark.xdist_group("report")
-
 PAGES = [*ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(?:\w*)\n(.*?)^```", re.M | re.S)
 ELSEWHERE = ("/path/to/", "s3://", "<", "profiles/fs", "profiles/s3")  # places that a reader has; test_storage has some

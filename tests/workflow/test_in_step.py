@@ -6,6 +6,7 @@ import ast
 import gzip
 import json
 import re
+import tomllib
 from importlib.metadata import packages_distributions
 from itertools import pairwise
 
@@ -229,3 +230,16 @@ def test_the_demo_taxonomy_is_that_of_its_gold_labels():
     gold = [line.split("\t")[1].split(",") for line in (folder / "gold.tsv").read_text().splitlines()]
     assert {each for labels in gold for each in labels} <= {fields[0] for fields in classes}
     assert all(tuple(labels) in edges for labels in gold)
+
+
+def test_the_version_is_the_same_everywhere():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    said = {
+        "CITATION.cff": r"^version: (\S+)$",
+        "CHANGELOG.md": r"\A# Changelog\n\n## (\S+)$",
+        "docs/tutorial.md": r"--tag v(\S+)$",
+        "envs/Dockerfile": r"org\.opencontainers\.image\.version=(\S+)",
+        "envs/apptainer.def": r"^    org\.opencontainers\.image\.version (\S+)$",
+    }
+    found = {name: re.findall(pattern, (ROOT / name).read_text(), re.M) for name, pattern in said.items()}
+    assert found == {name: [version] for name in said}

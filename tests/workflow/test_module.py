@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 import yaml
 
 from both_wings import HERE, Project
 from conftest import ROOT
-
-pytestmark = pytest.mark.xdist_group("report")
 
 OUTER = f"""
 configfile: "config/config.yaml"

@@ -15,8 +15,6 @@ import pytest
 
 from both_wings import HERE, Project
 
-pytestmark = pytest.mark.xdist_group("report")
-
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 

@@ -21,7 +21,7 @@ import one_node_slurm as slurm
 from both_wings import HERE, PRODUCTS, SHORT, Project, ended
 from conftest import ROOT
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 
 # without accounting Slurm answers through squeue; the jobs are short
 ON_SLURM = [

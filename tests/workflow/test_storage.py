@@ -19,8 +19,6 @@ from conftest import ROOT, write_table
 from tiny_taxoclass import ENVIRONMENT, SETTINGS, DryRuns, save_model
 from tiny_taxoclass import Project as TextProject
 
-pytestmark = pytest.mark.xdist_group("storage")
-
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 TABLES = {"parquet_glob": "data/*.parquet", "n_metadata": 1, "n_consensus": 2}
 # training is left out for its time: to its files nothing happens that does not to these

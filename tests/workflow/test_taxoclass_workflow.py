@@ -42,9 +42,6 @@ from tiny_taxoclass import (
     save_model,
 )
 
-# one worker: its project is made once
-pytestmark = pytest.mark.xdist_group("taxoclass workflow")
-
 ENTAILMENT = ("CONTRADICTION", "NEUTRAL", "ENTAILMENT")
 SECOND = "results/taxoclass/self_train/iteration_2/model.pt"
 GPU_STAGES = ["similarity", "train_classifier", "self_train_1", "predict"]

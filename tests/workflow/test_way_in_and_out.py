@@ -20,8 +20,6 @@ from conftest import ROOT, copy_workflow, write_table
 from passes import table
 from reporting import page as report_page
 
-pytestmark = pytest.mark.xdist_group("way in and out")
-
 PAGE = (ROOT / "docs" / "way_in_and_out.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.M | re.S)
 

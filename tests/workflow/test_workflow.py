@@ -21,9 +21,6 @@ from common import files
 from conftest import ROOT, copy_workflow, write_table
 from passes import NAMES, ORDER_FREE, table
 
-# one worker: its project is made once
-pytestmark = pytest.mark.xdist_group("workflow")
-
 PASSES = list(NAMES)
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 
