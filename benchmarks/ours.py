@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from common.descriptors_settings import Clustering
 from descriptors import clusters, nonlinear, spearman, vif
 from descriptors.codes import RankCodes
 from descriptors.ranks import Coded, Workspace, sort
@@ -119,19 +120,10 @@ def groups(values: np.ndarray, threshold: float, threads: int) -> set[int]:
     """Columns that stay: values -> ranks -> correlation -> groups by the leader rule, which is the peer's."""
     matrix = correlation(values, threads, min_common=2)
     n_columns = len(values)
-    found = clusters.cluster(
-        matrix,
-        threshold,
-        "leader",
-        np.arange(n_columns),
-        resolution=1.0,
-        n_consensus=10,
-        topk=40,
-        topk_above=32_768,
-        seed=SEED,
-    )
-    quality = np.zeros(n_columns)
-    kept = clusters.represent(matrix, threshold, found, quality, quality, leader=True)
+    leader = Clustering(clustering="leader")
+    found = clusters.cluster(matrix, threshold, leader, np.arange(n_columns))
+    quality = dict.fromkeys(("missing_ratio", "normalized_variance"), np.zeros(n_columns))
+    kept = clusters.represent(matrix, threshold, leader, found, quality)
     return {each.representative for each in kept}
 
 

@@ -152,10 +152,7 @@ def write(stage: Stage, manifest: dict[str, Any], table: Table, scanned: Scanned
             "n_columns": len(table.descriptors),
             "metadata_columns": manifest["metadata_columns"],
             "excluded_columns": manifest["excluded_columns"],
-            "removed_count": len(removed),
-            "remaining_count": len(columns),
-            "removed": [entry["descriptor"] for entry in removed],
-            "removed_details": removed,
+            **products.outcome(removed, len(columns)),
         },
         dict(zip((stage.paths.out_codes, stage.paths.out_fine), scanned.checksums, strict=True)),
     )

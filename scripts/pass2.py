@@ -57,17 +57,9 @@ def work(stage: Stage) -> None:
     else:
         with progress(stage.name, len(everything) ** 2, "pair") as bar:
             matrix, angle, decided = correlation(stage, card, ranked, sketched, everything, everything, bar)
-    groups = clusters.cluster(
-        matrix,
-        settings.spearman_threshold,
-        settings.clustering,
-        products.name_order(ranked.names),
-        resolution=settings.leiden_resolution,
-        n_consensus=settings.n_consensus,
-        topk=settings.topk,
-        topk_above=settings.topk_above,
-        seed=settings.random_seed,
-    )
+    with progress(stage.name, unit="run", what="clusters") as bar:  # how many have to agree is not known before
+        order = products.name_order(ranked.names)
+        groups = clusters.cluster(matrix, settings.spearman_threshold, settings, order, bar.update)
 
     def exact(columns: np.ndarray) -> np.ndarray:
         with progress(stage.name, len(columns) ** 2, "pair", "in a cluster") as bar:
@@ -75,14 +67,7 @@ def work(stage: Stage) -> None:
 
     if sketched:
         matrix = sketch.complete(matrix, groups, exact)
-    kept = clusters.represent(
-        matrix,
-        settings.spearman_threshold,
-        groups,
-        ranked.stats["missing_ratio"],
-        ranked.stats["normalized_variance"],
-        leader=settings.clustering == "leader",
-    )
+    kept = clusters.represent(matrix, settings.spearman_threshold, settings, groups, ranked.stats)
     stay = np.array([cluster.representative for cluster in kept])
     if sketched:
         matrix = sketch.complete(matrix, [stay], exact)
@@ -194,8 +179,7 @@ def write(
         stage.paths.out_details,
         {
             "parameters": stage.parameters,
-            "input_fingerprint": files.read_json(stage.paths.details)["input_fingerprint"],
-            "made_from": files.digest(stage.paths.details),
+            **products.origin(stage.paths.details),
             "n_rows": ranked.n_rows,
             "missing_patterns": len(np.unique(ranked.stats["missing_pattern"])),
             "approximate": settings.missing == "global_ranks" and bool(ranked.stats["n_missing"].any()),
@@ -205,10 +189,7 @@ def write(
             "undefined_pairs": int(np.isnan(matrix).sum()) // 2,
             "repaired_from": "these correlations" if consistent else "ranks with missing cells at the mean rank",
             "shrinkage": shrinkage,
-            "removed_count": len(removed),
-            "remaining_count": len(kept),
-            "removed": [entry["descriptor"] for entry in removed],
-            "removed_details": removed,
+            **products.outcome(removed, len(kept)),
         },
     )
     exactness = f"exact near the threshold, elsewhere to an angle of {angle:.0e}" if angle else "exact"

@@ -54,71 +54,23 @@ def main() -> None:
 def work(stage: Stage) -> None:
     settings: Pass4 = stage.settings
     entering = load(stage)
-    names, stats = entering.names, entering.stats
     if stage.paths.pieces:
         similarity = merged(stage, entering)
     else:
-        everything = np.arange(len(names))
+        everything = np.arange(len(entering.names))
         with progress(stage.name, len(everything) ** 2, "pair") as bar:
             similarity = compare(stage, open_arrays(stage), entering, everything, everything, bar)
-    rows = entering.n_rows if entering.rows is None else len(entering.rows)
     gated, quantiles = nonlinear.gate(similarity, partial(nonlinear.null_quantile, **dictionary(settings)))
-    groups = clusters.cluster(
-        gated,
-        settings.nonlinear_threshold,
-        settings.clustering,
-        products.name_order(names),
-        resolution=settings.leiden_resolution,
-        n_consensus=settings.n_consensus,
-        topk=settings.topk,
-        topk_above=settings.topk_above,
-        seed=settings.random_seed,
-    )
-    kept = clusters.represent(
-        gated,
-        settings.nonlinear_threshold,
-        groups,
-        stats["missing_ratio"],
-        stats["normalized_variance"],
-        leader=settings.clustering == "leader",
-    )
-    removed = clusters.removals(kept, similarity.fused, names, "HSIC + RDC")
-    final = [names[cluster.representative] for cluster in kept]
-    halves = {"hsic": similarity.hsic, "rdc": similarity.rdc}
-    computed = {name: matrix for name, matrix in halves.items() if matrix is not None}
-    for entry in removed:
-        pair = names.index(entry["descriptor"]), names.index(entry["parent"])
-        entry |= {name: float(matrix[pair]) for name, matrix in computed.items()}
     if quantiles:
         stage.warn(
             f"some pairs have fewer than {nonlinear.FEW_ROWS:,} common rows, where independent columns look alike; "
             "they are joined only above the 99 % quantile of independent columns"
         )
-    files.write_npz(stage.paths.out_similarity, fused=similarity.fused, common_rows=similarity.common, **computed)
-    files.write_lines(stage.paths.out_columns, final)
-    write_lineage(stage, entering.entered, final, removed)
-    stage.record(
-        stage.paths.out_details,
-        {
-            "parameters": stage.parameters,
-            "input_fingerprint": files.read_json(stage.paths.pass3)["input_fingerprint"],
-            "made_from": files.digest(stage.paths.pass3),
-            "n_rows": entering.n_rows,
-            "rows_used": rows,
-            "standard_error": nonlinear.standard_error(rows, entering.n_rows),
-            "null_quantiles": quantiles,
-            "edges": len(clusters.edges(gated, settings.nonlinear_threshold)[0]),
-            "removed_count": len(removed),
-            "remaining_count": len(final),
-            "removed": [entry["descriptor"] for entry in removed],
-            "removed_details": removed,
-        },
-    )
-    stage.log(
-        f"{rows:,} rows x {len(names)} columns",
-        f"HSIC {settings.hsic_D} + RDC {settings.rdc_d} features, {settings.features}",
-        f"{len(removed)} joined {sum(1 for cluster in kept if cluster.members)} clusters, {len(final)} stay",
-    )
+    with progress(stage.name, unit="run", what="clusters") as bar:  # how many have to agree is not known before
+        order = products.name_order(entering.names)
+        groups = clusters.cluster(gated, settings.nonlinear_threshold, settings, order, bar.update)
+    kept = clusters.represent(gated, settings.nonlinear_threshold, settings, groups, entering.stats)
+    write(stage, entering, similarity, kept, quantiles, len(clusters.edges(gated, settings.nonlinear_threshold)[0]))
 
 
 @dataclass(frozen=True)
@@ -140,11 +92,11 @@ def load(stage: Stage) -> Entering:
     ranked = products.load(paths.entered, paths.stats, paths.codes, paths.fine, paths.ecdf, paths.pass1)
     names = files.read_lines(stage.paths.columns)
     places = products.positions(ranked.names, names, stage.paths.columns)
-    stats = {key: values[places] for key, values in ranked.stats.items() if values.ndim}
     rows = None
     if settings.pass4_rows is not None and settings.pass4_rows < ranked.n_rows:
         rows = content_sample(files.read_npy(stage.paths.rows), settings.random_seed, settings.pass4_rows)
-    return Entering(names, ranked.names, stats, ranked.codes.subset(places), ranked.n_rows, rows)
+    stats, codes = products.stats_of(ranked.stats, places), ranked.codes.subset(places)
+    return Entering(names, ranked.names, stats, codes, ranked.n_rows, rows)
 
 
 def compare(
@@ -182,6 +134,46 @@ def dictionary(settings: Pass4) -> dict[str, Any]:
     """What determines the features: arguments of nonlinear.similarity and of its value under independence."""
     names = {"features", "hsic_D", "rdc_d", "rdc_seeds", "w_hsic", "w_rdc"}
     return {"seed": settings.random_seed, **settings.model_dump(include=names)}
+
+
+def write(
+    stage: Stage,
+    entering: Entering,
+    similarity: nonlinear.Similarity,
+    kept: list[clusters.Cluster],
+    quantiles: dict[int, float],
+    edges: int,
+) -> None:
+    settings, names = stage.settings, entering.names
+    removed = clusters.removals(kept, similarity.fused, names, "HSIC + RDC")
+    final = [names[cluster.representative] for cluster in kept]
+    halves = {"hsic": similarity.hsic, "rdc": similarity.rdc}
+    computed = {name: matrix for name, matrix in halves.items() if matrix is not None}
+    for entry in removed:
+        pair = names.index(entry["descriptor"]), names.index(entry["parent"])
+        entry |= {name: float(matrix[pair]) for name, matrix in computed.items()}
+    rows = entering.n_rows if entering.rows is None else len(entering.rows)
+    files.write_npz(stage.paths.out_similarity, fused=similarity.fused, common_rows=similarity.common, **computed)
+    files.write_lines(stage.paths.out_columns, final)
+    write_lineage(stage, entering.entered, final, removed)
+    stage.record(
+        stage.paths.out_details,
+        {
+            "parameters": stage.parameters,
+            **products.origin(stage.paths.pass3),
+            "n_rows": entering.n_rows,
+            "rows_used": rows,
+            "standard_error": nonlinear.standard_error(rows, entering.n_rows),
+            "null_quantiles": quantiles,
+            "edges": edges,
+            **products.outcome(removed, len(final)),
+        },
+    )
+    stage.log(
+        f"{rows:,} rows x {len(names)} columns",
+        f"HSIC {settings.hsic_D} + RDC {settings.rdc_d} features, {settings.features}",
+        f"{len(removed)} joined {sum(1 for cluster in kept if cluster.members)} clusters, {len(final)} stay",
+    )
 
 
 def write_lineage(stage: Stage, entered: list[str], final: list[str], removed: list[dict]) -> None:

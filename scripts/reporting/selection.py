@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from common.descriptors_settings import Clustering
 from descriptors import clusters, nonlinear, products, vif
 from reporting import pictures
 from reporting.page import Picture, Section, Table
@@ -344,25 +345,12 @@ def kept_by_clusters(made: Selection, number: int, similarity: np.ndarray, names
         return {}
     settings = made.settings(number)
     own = settings["spearman_threshold" if number == 2 else "nonlinear_threshold"]
-    stats = {key: values[made.places(names)] for key, values in made.ranked.stats.items() if values.ndim}
+    how = Clustering(**{key: settings[key] for key in Clustering.model_fields if key in settings})
+    stats = products.stats_of(made.ranked.stats, made.places(names))
     kept = {}
     for limit in sorted({*THRESHOLDS, own}):
-        groups = clusters.cluster(
-            similarity,
-            limit,
-            settings["clustering"],
-            products.name_order(names),
-            resolution=settings["leiden_resolution"],
-            n_consensus=settings["n_consensus"],
-            topk=settings["topk"],
-            topk_above=settings["topk_above"],
-            seed=settings["random_seed"],
-        )
-        leader = settings["clustering"] == "leader"
-        chosen = clusters.represent(
-            similarity, limit, groups, stats["missing_ratio"], stats["normalized_variance"], leader=leader
-        )
-        kept[limit] = len(chosen)
+        groups = clusters.cluster(similarity, limit, how, products.name_order(names))
+        kept[limit] = len(clusters.represent(similarity, limit, how, groups, stats))
     return kept
 
 
