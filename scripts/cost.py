@@ -41,15 +41,7 @@ def work(stage: Stage) -> None:
         if Path(path).exists()
     }
     columns = cost.entering(len(table.descriptors), known)
-    halves = nonlinear.halves(
-        settings.features,
-        settings.hsic_D,
-        settings.rdc_d,
-        settings.rdc_seeds,
-        settings.w_hsic,
-        settings.w_rdc,
-        settings.random_seed,
-    )
+    halves = nonlinear.halves(settings)
     width = {name: sum(each.width for each in half.dictionaries) for name, half in halves.items()}
     with stage.blas():
         rates = cost.measure(table, stage.runtime.batch_rows, stage.threads)

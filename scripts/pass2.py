@@ -12,7 +12,7 @@ from common.descriptors_settings import Pass2
 from common.device import open_arrays
 from common.progress import Bar, progress
 from common.stage import Stage, run_stage
-from descriptors import clusters, products, sketch, spearman, spearman_on_card, vif
+from descriptors import clusters, ordering, products, sketch, spearman, spearman_on_card, vif
 from descriptors.shards import read_shards
 
 INPUTS = {
@@ -58,7 +58,7 @@ def work(stage: Stage) -> None:
         with progress(stage.name, len(everything) ** 2, "pair") as bar:
             matrix, angle, decided = correlation(stage, card, ranked, sketched, everything, everything, bar)
     with progress(stage.name, unit="run", what="clusters") as bar:  # how many have to agree is not known before
-        order = products.name_order(ranked.names)
+        order = ordering.name_order(ranked.names)
         groups = clusters.cluster(matrix, settings.spearman_threshold, settings, order, bar.update)
 
     def exact(columns: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from common.errors import UserError
 from common.found import ROOT
 from common.progress import progress
 from common.stage import Stage, run_stage
-from descriptors import pearson, products, vif
+from descriptors import ordering, pearson, products, vif
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def work(stage: Stage) -> None:
     places = products.positions(entered, names, stage.paths.columns)
     stats = products.stats_of(files.read_npz(stage.paths.stats), places)
     pairwise, consistent = correlations(stage, names, places, stats)
-    quality = products.quality_ranks(stats["missing_ratio"], stats["normalized_variance"])
+    quality = ordering.quality_ranks(stats["missing_ratio"], stats["normalized_variance"])
     how = settings.vif_threshold, quality, settings.ties
     if consistent is not None:
         stage.warn("pairwise correlations contradict each other; first on missing cells at the mean, then pairwise")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -14,8 +13,9 @@ from common.descriptors_settings import Pass4
 from common.device import open_arrays
 from common.progress import Bar, progress
 from common.stage import Stage, run_stage
-from descriptors import clusters, lineage, nonlinear, nonlinear_on_card, products
+from descriptors import chance, clusters, lineage, nonlinear, nonlinear_on_card, ordering, products
 from descriptors.codes import RankCodes
+from descriptors.covariance import ChosenRows, TilePair
 from descriptors.sampling import content_sample
 from descriptors.shards import read_shards
 
@@ -60,14 +60,14 @@ def work(stage: Stage) -> None:
         everything = np.arange(len(entering.names))
         with progress(stage.name, len(everything) ** 2, "pair") as bar:
             similarity = compare(stage, open_arrays(stage), entering, everything, everything, bar)
-    gated, quantiles = nonlinear.gate(similarity, partial(nonlinear.null_quantile, **dictionary(settings)))
+    gated, quantiles = chance.gate(similarity, partial(chance.null_quantile, settings=settings))
     if quantiles:
         stage.warn(
-            f"some pairs have fewer than {nonlinear.FEW_ROWS:,} common rows, where independent columns look alike; "
+            f"some pairs have fewer than {chance.FEW_ROWS:,} common rows, where independent columns look alike; "
             "they are joined only above the 99 % quantile of independent columns"
         )
     with progress(stage.name, unit="run", what="clusters") as bar:  # how many have to agree is not known before
-        order = products.name_order(entering.names)
+        order = ordering.name_order(entering.names)
         groups = clusters.cluster(gated, settings.nonlinear_threshold, settings, order, bar.update)
     kept = clusters.represent(gated, settings.nonlinear_threshold, settings, groups, entering.stats)
     write(stage, entering, similarity, kept, quantiles, len(clusters.edges(gated, settings.nonlinear_threshold)[0]))
@@ -103,24 +103,20 @@ def compare(
     stage: Stage, card: Accelerator | None, entering: Entering, left: np.ndarray, right: np.ndarray, bar: Bar
 ) -> nonlinear.Similarity:
     """Similarity of the columns ``left`` with the columns ``right``; ``bar`` counts pairs."""
-    settings: Pass4 = stage.settings
+    stats = entering.stats
     # a pair of tiles has to fit on the card as well; the values do not depend on it
     budget = stage.runtime.budget if card is None else min(stage.runtime.budget, card.memory // 3)
     before, pairs = bar.n, len(left) * len(right)
     with stage.blas():
         return nonlinear.similarity(
-            entering.codes,
-            entering.stats["n_valid"],
-            entering.stats["missing_pattern"],
-            min_common=settings.min_effective_n,
-            budget=budget,
-            rows=entering.rows,
-            left=left,
-            right=right,
-            threads=stage.threads,
-            progress=lambda done, total: bar.reach(before + round(pairs * done / total)),
-            accumulate=None if card is None else partial(nonlinear_on_card.accumulate, card),
-            **dictionary(settings),
+            ChosenRows(entering.codes, stats["n_valid"], stats["missing_pattern"], entering.rows),
+            stage.settings,
+            budget,
+            left,
+            right,
+            stage.threads,
+            lambda done, total: bar.reach(before + round(pairs * done / total)),
+            TilePair.accumulate if card is None else partial(nonlinear_on_card.accumulate, card),
         )
 
 
@@ -128,12 +124,6 @@ def merged(stage: Stage, entering: Entering) -> nonlinear.Similarity:
     """The shards put together."""
     matrices, _ = read_shards(stage.paths.pieces, pieces.key(stage.paths.pass3, stage.parameters), len(entering.names))
     return nonlinear.Similarity(matrices.get("hsic"), matrices.get("rdc"), matrices["fused"], matrices["common"])
-
-
-def dictionary(settings: Pass4) -> dict[str, Any]:
-    """What determines the features: arguments of nonlinear.similarity and of its value under independence."""
-    names = {"features", "hsic_D", "rdc_d", "rdc_seeds", "w_hsic", "w_rdc"}
-    return {"seed": settings.random_seed, **settings.model_dump(include=names)}
 
 
 def write(
@@ -163,7 +153,7 @@ def write(
             **products.origin(stage.paths.pass3),
             "n_rows": entering.n_rows,
             "rows_used": rows,
-            "standard_error": nonlinear.standard_error(rows, entering.n_rows),
+            "standard_error": chance.standard_error(rows, entering.n_rows),
             "null_quantiles": quantiles,
             "edges": edges,
             **products.outcome(removed, len(final)),

@@ -18,7 +18,7 @@ import numpy as np
 
 from common.descriptors_settings import Clustering
 from common.progress import Progress, unseen
-from descriptors.variance import best_first
+from descriptors.ordering import best_first
 
 ROUNDS = 10  # of the consensus, at most
 GRID = 2.0**24  # Leiden's weights and gamma are multiples of 1/GRID, so that it adds them without rounding
@@ -152,7 +152,7 @@ def represent(
 ) -> list[Cluster]:
     """The column that stands for each cluster, after the repair that makes it redundant with all it stands for.
 
-    The representative is the best by :func:`descriptors.variance.best_first`, with the mean |s| to the others of its
+    The representative is the best by :func:`descriptors.ordering.best_first`, with the mean |s| to the others of its
     cluster; the first in the file, if the clusters come from the leader rule. This order is found once, from the
     clusters given. The repair:
 

@@ -18,29 +18,12 @@ from descriptors import kernels, pair_kernels
 from descriptors.codes import Codes
 from descriptors.gram import ExactGram, join
 from descriptors.ranks import doubled_midranks
+from descriptors.tiles import Tile
 
 PART = 64  # columns of either side that are multiplied by one thread
 PAIRS = 16  # pairs that one thread takes at a time
 FEW = 3  # columns of a pattern up to which pairs one by one are faster than matrices
 BYTES_A_VALUE = 8  # of a value, while its column is ranked pair by pair
-
-
-class Tile(NamedTuple):
-    """Columns of few patterns.
-
-    columns : (p,) positions in the codes. patterns : (Q,) the different ones. labels : (p,) which of them each has.
-    first : (Q,) for each pattern the place of a column that has it.
-    """
-
-    columns: np.ndarray
-    patterns: np.ndarray
-    labels: np.ndarray
-    first: np.ndarray
-
-    @classmethod
-    def of(cls, columns: np.ndarray, patterns: np.ndarray) -> Tile:
-        different, first, labels = np.unique(patterns[columns], return_index=True, return_inverse=True)
-        return cls(columns, different, labels, first)
 
 
 class Ranked(NamedTuple):

@@ -14,7 +14,6 @@ from common.errors import UserError
 from common.found import placed
 from descriptors.codes import CodeFile, RankCodes
 from descriptors.table import Table, open_table
-from descriptors.variance import best_first
 
 
 @dataclass(frozen=True)
@@ -110,13 +109,3 @@ def outcome(removed: Sequence[Mapping[str, Any]], remaining: int) -> dict[str, A
         "removed": [entry["descriptor"] for entry in removed],
         "removed_details": removed,
     }
-
-
-def quality_ranks(missing_ratio: np.ndarray, normalized_variance: np.ndarray) -> np.ndarray:
-    """(P,) int64, place of each column in the order of :func:`descriptors.variance.best_first`, 0 = best."""
-    return np.argsort(best_first(missing_ratio, normalized_variance))
-
-
-def name_order(names: Sequence[str]) -> np.ndarray:
-    """(P,) int64: the columns sorted by name, an order that does not depend on the file's."""
-    return np.array(sorted(range(len(names)), key=lambda place: names[place]), dtype=np.int64)

@@ -18,9 +18,10 @@ from threadpoolctl import threadpool_limits
 
 from descriptors import kernels
 from descriptors.codes import Codes
-from descriptors.common_rows import BYTES_A_VALUE, FEW, Tile, products
+from descriptors.common_rows import BYTES_A_VALUE, FEW, products
 from descriptors.gram import ExactGram, join
 from descriptors.ranks import centre, centre_filled
+from descriptors.tiles import Tile
 
 ROUNDING = 1e-9  # of an angle in float64, near 0
 STRIP = 1 << 13  # rows of a block that is centred and multiplied while it is in the cache

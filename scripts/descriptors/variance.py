@@ -128,18 +128,6 @@ def _quantiles(
     return values[0], values[1]
 
 
-def best_first(
-    missing_ratio: np.ndarray, normalized_variance: np.ndarray, strength: np.ndarray | None = None
-) -> np.ndarray:
-    """(P,) int64, the columns by how much rather they are kept than others that say the same.
-
-    By fewest missing cells, largest ``strength`` if given, largest normalised variance, file order; rounded, so that
-    the last bit of a sum does not choose among duplicates in other units.
-    """
-    strength = np.zeros(len(missing_ratio)) if strength is None else strength
-    return np.lexsort((-np.round(normalized_variance, 12), -np.round(strength, 9), np.round(missing_ratio, 6)))
-
-
 def removal_reasons(
     column: Column, range_mode: str, variance_threshold: float, max_missing_ratio: float, min_effective_n: int
 ) -> list[str]:
