@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from descriptors import feature_kernels
-from descriptors.codes import Ranks
+from descriptors.codes import Ranks, row_blocks
 from descriptors.features import FeatureTables
 from descriptors.gram import EXACT, HALF, LOW
 from descriptors.tiles import Tile
@@ -45,12 +45,10 @@ class ChosenRows:
 
     def blocks(self, columns: np.ndarray, size: int) -> Iterator[np.ndarray]:
         """(len(columns), B) codes of the chosen rows, ``size`` rows at a time."""
-        for start in range(0, self.n_rows, size):
-            stop = min(start + size, self.n_rows)
-            if self.rows is None:
-                yield self.codes.read(columns, start, stop)
-            else:
-                yield self._chosen(columns, self.rows[start:stop])
+        if self.rows is None:
+            return row_blocks(self.codes, columns, size)
+        starts = range(0, len(self.rows), size)
+        return (self._chosen(columns, self.rows[start : start + size]) for start in starts)
 
     def _chosen(self, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Codes of ``rows``, ascending, which may lie far apart: a few times as many are read at once."""

@@ -49,14 +49,10 @@ def prescreened(
     sketches, norms = sketch(codes, columns, n, budget, width=width, repeats=repeats, seed=seed, read=read)
     bound = threshold - DEVIATIONS * standard_deviation(threshold, width, repeats)
     groups = linked(sketches / np.sqrt(np.maximum(norms, 1.0)), bound)
-    rho = np.full((len(columns), len(columns)), np.nan)
-    angle = np.zeros(rho.shape, np.float32) if codes.shift else None
+    found = Correlations.undefined((len(columns), len(columns)), codes.shift)
     for group in groups:
-        found = same_rows(codes, columns[group], columns[group], n, budget, threads)
-        rho[np.ix_(group, group)] = found.rho
-        if angle is not None:
-            angle[np.ix_(group, group)] = found.angle
-    return Correlations(rho, angle)
+        found.put(group, group, same_rows(codes, columns[group], columns[group], n, budget, threads), False)
+    return found
 
 
 def sketch(
