@@ -138,6 +138,7 @@ def write(
     removed = clusters.removals(kept, similarity.fused, names, "HSIC + RDC")
     final = [names[cluster.representative] for cluster in kept]
     halves = {"hsic": similarity.hsic, "rdc": similarity.rdc}
+    number = {"hsic": settings.hsic_D, "rdc": settings.rdc_d}
     computed = {name: matrix for name, matrix in halves.items() if matrix is not None}
     for entry in removed:
         pair = names.index(entry["descriptor"]), names.index(entry["parent"])
@@ -161,7 +162,7 @@ def write(
     )
     stage.log(
         f"{rows:,} rows x {len(names)} columns",
-        f"HSIC {settings.hsic_D} + RDC {settings.rdc_d} features, {settings.features}",
+        f"{' + '.join(f'{name.upper()} {number[name]}' for name in computed)} features, {settings.features}",
         f"{len(removed)} joined {sum(1 for cluster in kept if cluster.members)} clusters, {len(final)} stay",
     )
 
