@@ -14,7 +14,6 @@ from common.device import open_arrays
 from common.progress import Bar, progress
 from common.stage import Stage, run_stage
 from descriptors import chance, clusters, lineage, nonlinear, nonlinear_on_card, ordering, products
-from descriptors.codes import RankCodes
 from descriptors.covariance import ChosenRows, TilePair
 from descriptors.sampling import content_sample
 from descriptors.shards import read_shards
@@ -75,14 +74,13 @@ def work(stage: Stage) -> None:
 
 @dataclass(frozen=True)
 class Entering:
-    """The columns that passed pass 3, of the ``entered``; ``rows`` of the ``n_rows`` are used, None = all."""
+    """The columns that passed pass 3, of the ``entered``."""
 
     names: list[str]
     entered: list[str]
     stats: dict[str, np.ndarray]
-    codes: RankCodes
-    n_rows: int
-    rows: np.ndarray | None
+    codes: ChosenRows
+    n_rows: int  # of which some may be chosen
 
 
 def load(stage: Stage) -> Entering:
@@ -95,21 +93,21 @@ def load(stage: Stage) -> Entering:
     rows = None
     if settings.pass4_rows is not None and settings.pass4_rows < ranked.n_rows:
         rows = content_sample(files.read_npy(stage.paths.rows), settings.random_seed, settings.pass4_rows)
-    stats, codes = products.stats_of(ranked.stats, places), ranked.codes.subset(places)
-    return Entering(names, ranked.names, stats, codes, ranked.n_rows, rows)
+    stats = products.stats_of(ranked.stats, places)
+    codes = ChosenRows(ranked.codes.subset(places), stats["n_valid"], stats["missing_pattern"], rows)
+    return Entering(names, ranked.names, stats, codes, ranked.n_rows)
 
 
 def compare(
     stage: Stage, card: Accelerator | None, entering: Entering, left: np.ndarray, right: np.ndarray, bar: Bar
 ) -> nonlinear.Similarity:
     """Similarity of the columns ``left`` with the columns ``right``; ``bar`` counts pairs."""
-    stats = entering.stats
     # a pair of tiles has to fit on the card as well; the values do not depend on it
     budget = stage.runtime.budget if card is None else min(stage.runtime.budget, card.memory // 3)
     before, pairs = bar.n, len(left) * len(right)
     with stage.blas():
         return nonlinear.similarity(
-            ChosenRows(entering.codes, stats["n_valid"], stats["missing_pattern"], entering.rows),
+            entering.codes,
             stage.settings,
             budget,
             left,
@@ -143,7 +141,7 @@ def write(
     for entry in removed:
         pair = names.index(entry["descriptor"]), names.index(entry["parent"])
         entry |= {name: float(matrix[pair]) for name, matrix in computed.items()}
-    rows = entering.n_rows if entering.rows is None else len(entering.rows)
+    rows = entering.codes.n_rows
     files.write_npz(stage.paths.out_similarity, fused=similarity.fused, common_rows=similarity.common, **computed)
     files.write_lines(stage.paths.out_columns, final)
     write_lineage(stage, entering.entered, final, removed)

@@ -18,6 +18,7 @@ from descriptors.tiles import Tile
 
 FEW_ROWS = 2000  # below this many common rows a fused value is compared with its value under independence
 NULL_BUDGET = 2**28
+DRAWS = 200  # permutations
 
 
 class Permutations:
@@ -33,7 +34,7 @@ class Permutations:
         return self._codes[columns, start:stop]
 
 
-def null_quantile(n_rows: int, settings: Pass4, quantile: float = 0.99, draws: int = 200) -> float:
+def null_quantile(n_rows: int, settings: Pass4, quantile: float = 0.99) -> float:
     """Quantile of the fused similarity of two independent complete columns without ties, by permutation.
 
     Only the relative order of two columns matters, so one of them stays sorted. A maximum over many functions is far
@@ -45,7 +46,6 @@ def null_quantile(n_rows: int, settings: Pass4, quantile: float = 0.99, draws: i
     n_rows : rows, at least 2.
     settings : what determines the features, their weights and seed.
     quantile : in [0, 1].
-    draws : permutations.
 
     Raises
     ------
@@ -53,11 +53,11 @@ def null_quantile(n_rows: int, settings: Pass4, quantile: float = 0.99, draws: i
     """
     if n_rows < 2:
         raise ValueError(f"n_rows = {n_rows} must be at least 2")
-    permutations = Permutations(n_rows, draws, generator(settings.random_seed, NULL_DRAW, n_rows))
-    patterns = np.zeros(draws + 1, np.int64)
-    codes = ChosenRows(permutations, np.full(draws + 1, n_rows), patterns)
-    sorted_one, shuffled = Tile.of(np.array([0]), patterns), Tile.of(np.arange(1, draws + 1), patterns)
-    fused = np.zeros(draws)
+    permutations = Permutations(n_rows, DRAWS, generator(settings.random_seed, NULL_DRAW, n_rows))
+    patterns = np.zeros(DRAWS + 1, np.int64)
+    codes = ChosenRows(permutations, np.full(DRAWS + 1, n_rows), patterns)
+    sorted_one, shuffled = Tile.of(np.array([0]), patterns), Tile.of(np.arange(1, DRAWS + 1), patterns)
+    fused = np.zeros(DRAWS)
     with ThreadPoolExecutor(1) as pool:
         for half in halves(settings).values():
             for dictionary in half.dictionaries:

@@ -178,8 +178,8 @@ def _ranked_again(
     differ = left.patterns[left.labels][:, None] != right.patterns[right.labels]
     return _coefficients(
         sums.sums,
-        Sums(sums.left_total, sums.left_squares, codes.split[left.columns][:, None]),
-        Sums(sums.right_total, sums.right_squares, codes.split[right.columns]),
+        Totals(sums.left_total, sums.left_squares, codes.split[left.columns][:, None]),
+        Totals(sums.right_total, sums.right_squares, codes.split[right.columns]),
         sums.rows,
         codes.shift,
         REGROUPED,
@@ -224,7 +224,7 @@ def _tile_pairs(
     ]
 
 
-class Sums(NamedTuple):
+class Totals(NamedTuple):
     """Of the columns on one side: sums of their scores, and of the squares; whether a cell may hold several values.
 
     (p, 1) or (p, q) float64, bool; (q,) or (p, q) on the right.
@@ -241,7 +241,7 @@ REGROUPED = 1.0  # ... one, as the mid-rank of all rows in its cell
 
 
 def _coefficients(
-    sums: np.ndarray, left: Sums, right: Sums, n: np.ndarray | int, shift: int, within_cell: float
+    sums: np.ndarray, left: Totals, right: Totals, n: np.ndarray | int, shift: int, within_cell: float
 ) -> Correlations:
     """Correlations, with their angles, from the (p, q) sums of products of scores over n rows.
 
@@ -289,8 +289,8 @@ def same_rows(
     split = codes.split[columns]
     return _coefficients(
         sums,
-        Sums(total[one, None], squares[one, None], split[one, None]),
-        Sums(total[other], squares[other], split[other]),
+        Totals(total[one, None], squares[one, None], split[one, None]),
+        Totals(total[other], squares[other], split[other]),
         n,
         codes.shift,
         MIDDLE,
