@@ -29,7 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from common.arrays import Accelerator  # noqa: E402
-from descriptors import nonlinear, nonlinear_on_card, ranks, ranks_on_card, spearman, spearman_on_card  # noqa: E402
+from descriptors import features, nonlinear_on_card, ranks, ranks_on_card, spearman, spearman_on_card  # noqa: E402
+from descriptors.covariance import ChosenRows, TilePair  # noqa: E402
+from descriptors.tiles import Tile  # noqa: E402
 
 ROUNDS = 3
 HEAD = ("work", "size", "seconds", "rate", "TFLOP/s", "share", "of", "as on the CPU")
@@ -197,17 +199,17 @@ def gram(card: Card) -> list[Line]:
 def dependence(card: Card) -> list[Line]:
     lines, width = [], 12
     sizes = ((4, 2_000), (8, 4_000)) if card.tiny else ((100, 200_000), (500, 500_000))
-    dictionary = nonlinear.rdc_dictionaries("orthonormal", width, 1, 0)[0]
+    dictionary = features.rdc_dictionaries("orthonormal", width, 1, 0)[0]
     for n_columns, n_rows in sizes:
         codes, every = InMemory.random(n_columns, n_rows), np.arange(n_columns)
         patterns = np.zeros(n_columns, np.int64)
-        table = nonlinear.Table(codes, np.full(n_columns, n_rows), patterns)
+        chosen = ChosenRows(codes, np.full(n_columns, n_rows), patterns)
         device = card.accelerator()
 
-        def sums(columns: np.ndarray, on_card: bool, table=table, patterns=patterns, device=device) -> np.ndarray:
-            tile, tables = nonlinear.Tile.of(columns, patterns), nonlinear.FeatureTables(dictionary, 10**9)
+        def sums(columns: np.ndarray, on_card: bool, chosen=chosen, patterns=patterns, device=device) -> np.ndarray:
+            tile, tables = Tile.of(columns, patterns), features.FeatureTables(dictionary, 10**9)
             with ThreadPoolExecutor(2) as pool:
-                pair = nonlinear.TilePair(tile, tile, tables, table, pool)
+                pair = TilePair(tile, tile, tables, chosen, pool)
                 if on_card:
                     nonlinear_on_card.accumulate(device, pair, 10**9, lambda _: None)
                 else:

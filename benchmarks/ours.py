@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from common.descriptors_settings import Clustering, Pass4
 from descriptors import clusters, nonlinear, spearman, vif
 from descriptors.codes import RankCodes
+from descriptors.covariance import ChosenRows
 from descriptors.ranks import Coded, Workspace, sort
 from descriptors.table import open_table
 from measure import POOLS, ROOT, Run, run
@@ -99,19 +101,7 @@ def similarity(values: np.ndarray, threads: int) -> nonlinear.Similarity:
     """HSIC and RDC of all pairs with the defaults of pass 4: values -> ranks -> all pairs."""
     ranked = Ranked(values, threads)
     return nonlinear.similarity(
-        ranked.codes,
-        ranked.n_valid,
-        ranked.patterns,
-        features="orthonormal",
-        hsic_D=16,
-        rdc_d=12,
-        rdc_seeds=2,
-        w_hsic=0.3,
-        w_rdc=0.7,
-        min_common=MIN_COMMON,
-        seed=SEED,
-        budget=BUDGET,
-        threads=threads,
+        ChosenRows(ranked.codes, ranked.n_valid, ranked.patterns), Pass4(), BUDGET, threads=threads
     )
 
 
@@ -119,19 +109,10 @@ def groups(values: np.ndarray, threshold: float, threads: int) -> set[int]:
     """Columns that stay: values -> ranks -> correlation -> groups by the leader rule, which is the peer's."""
     matrix = correlation(values, threads, min_common=2)
     n_columns = len(values)
-    found = clusters.cluster(
-        matrix,
-        threshold,
-        "leader",
-        np.arange(n_columns),
-        resolution=1.0,
-        n_consensus=10,
-        topk=40,
-        topk_above=32_768,
-        seed=SEED,
-    )
-    quality = np.zeros(n_columns)
-    kept = clusters.represent(matrix, threshold, found, quality, quality, leader=True)
+    leader = Clustering(clustering="leader")
+    found = clusters.cluster(matrix, threshold, leader, np.arange(n_columns))
+    quality = dict.fromkeys(("missing_ratio", "normalized_variance"), np.zeros(n_columns))
+    kept = clusters.represent(matrix, threshold, leader, found, quality)
     return {each.representative for each in kept}
 
 

@@ -125,10 +125,7 @@ def widths() -> tuple[int, ...]:
     from descriptors import nonlinear
 
     own = Pass4(**{key: SETTINGS[key] for key in ("hsic_D", "rdc_d")})
-    halves = nonlinear.halves(
-        own.features, own.hsic_D, own.rdc_d, own.rdc_seeds, own.w_hsic, own.w_rdc, own.random_seed
-    )
-    return tuple(each.width for half in halves.values() for each in half.dictionaries)
+    return tuple(each.width for half in nonlinear.halves(own).values() for each in half.dictionaries)
 
 
 def timed(command: Sequence[str]) -> float:

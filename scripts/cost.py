@@ -8,7 +8,7 @@ from common import files
 from common.descriptors_settings import Descriptors, is_sampled
 from common.found import ROOT, find_files, placed
 from common.stage import Stage, run_stage
-from descriptors import cost, nonlinear
+from descriptors import cost, nonlinear, rows
 from descriptors.table import Table, open_table
 
 PASSES = ("pass1", "pass2", "pass3", "pass4")
@@ -41,22 +41,14 @@ def work(stage: Stage) -> None:
         if Path(path).exists()
     }
     columns = cost.entering(len(table.descriptors), known)
-    halves = nonlinear.halves(
-        settings.features,
-        settings.hsic_D,
-        settings.rdc_d,
-        settings.rdc_seeds,
-        settings.w_hsic,
-        settings.w_rdc,
-        settings.random_seed,
-    )
+    halves = nonlinear.halves(settings)
     width = {name: sum(each.width for each in half.dictionaries) for name, half in halves.items()}
     with stage.blas():
         rates = cost.measure(table, stage.runtime.batch_rows, stage.threads)
     costs = cost.estimate(
         n_rows,
         columns,
-        bytes_in_files=cost.file_bytes(table),
+        bytes_in_files=rows.bytes_of(table, table.descriptors),
         patterns=cost.missing_patterns(table),
         hsic_features=width.get("hsic", 0),
         rdc_features=width.get("rdc", 0),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pyarrow as pa
 
@@ -11,7 +9,7 @@ from common import files, row_groups
 from common.descriptors_settings import Pass0, is_sampled
 from common.errors import UserError
 from common.found import ROOT, SOURCE, find_files, named, placed
-from common.progress import Bar, progress
+from common.progress import Bar, counted, progress
 from common.stage import Stage, run_stage
 from descriptors import rows
 from descriptors.sampling import keep_fraction, keep_smallest, row_hashes
@@ -57,7 +55,7 @@ def work(stage: Stage) -> None:
         kept = [int(mask.sum()) for mask in masks]
         if sum(kept) == 0:
             raise UserError("config: descriptors.sample_per_file keeps no row at all; raise it")
-        with progress(stage.name, table.rows, "row") as bar:
+        with progress(stage.name, sum(kept)) as bar:
             write_sample(table, masks, stage.paths.out_sample, stage.runtime.batch_rows, bar)
         source = [stage.paths.out_sample]
     stage.record(
@@ -100,20 +98,13 @@ def choose(table: Table, settings: Pass0, pattern: str) -> list[np.ndarray]:
 def write_sample(table: Table, masks: list[np.ndarray], path: str, batch_rows: int, bar: Bar) -> None:
     """Stream the kept rows, all columns, into one Parquet file."""
     schema = table.schema
+    kept = (
+        rows.fitted(part.path, pa.Table.from_batches([batch]), schema)
+        for part, mask in zip(table.parts, masks, strict=True)
+        for batch in part.kept(mask, batch_rows)
+    )
     with files.atomic(path) as temporary:
-        row_groups.write(temporary, schema, kept_rows(table, masks, schema, batch_rows, bar))
-
-
-def kept_rows(
-    table: Table, masks: list[np.ndarray], schema: pa.Schema, batch_rows: int, bar: Bar
-) -> Iterator[pa.Table]:
-    for part, mask in zip(table.parts, masks, strict=True):
-        at = 0
-        for batch in part.batches(batch_rows):
-            kept = batch.filter(pa.array(mask[at : at + len(batch)]))
-            at += len(batch)
-            yield rows.fitted(part.path, pa.Table.from_batches([kept]), schema)
-            bar.update(len(batch))
+        row_groups.write(temporary, schema, counted(kept, bar.update))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from common import files
+from common import files, pieces
 from common.descriptors_settings import Pass1
 from common.device import open_arrays
 from common.errors import UserError
@@ -106,24 +105,18 @@ def source(stage: Stage) -> tuple[dict[str, Any], Table]:
     return manifest, table
 
 
-def shard_key(stage: Stage, shard: int, shards: int) -> str:
-    """What a shard has to have been made from."""
-    return json.dumps([files.digest(stage.paths.manifest), stage.parameters, shard, shards], sort_keys=True)
-
-
 def merged(stage: Stage, table: Table, writer: CodesWriter) -> Scanned:
     """The shards put together, in order."""
-    paths = zip(stage.paths.pieces, stage.paths.piece_codes, stage.paths.piece_fine, strict=True)
+    found = Scanned.read(stage.paths.pieces, pieces.key(stage.paths.manifest, stage.parameters))
 
-    def pieces(bar: Bar) -> Iterator[Scanned]:
-        for shard, (path, *codes) in enumerate(paths, start=1):
-            piece = Scanned.read(path, shard_key(stage, shard, len(stage.paths.pieces)))
+    def with_codes(bar: Bar) -> Iterator[Scanned]:
+        for piece, *codes in zip(found, stage.paths.piece_codes, stage.paths.piece_fine, strict=True):
             writer.append(*map(CodeFile, codes, piece.checksums))
             yield piece
             bar.update(len(piece.columns))
 
     with progress(stage.name, len(table.descriptors), "column", "merging shards") as bar:
-        scanned = Scanned.together(pieces(bar))
+        scanned = Scanned.together(with_codes(bar))
     writer.close()
     return replace(scanned, checksums=writer.checksums)
 
@@ -159,10 +152,7 @@ def write(stage: Stage, manifest: dict[str, Any], table: Table, scanned: Scanned
             "n_columns": len(table.descriptors),
             "metadata_columns": manifest["metadata_columns"],
             "excluded_columns": manifest["excluded_columns"],
-            "removed_count": len(removed),
-            "remaining_count": len(columns),
-            "removed": [entry["descriptor"] for entry in removed],
-            "removed_details": removed,
+            **products.outcome(removed, len(columns)),
         },
         dict(zip((stage.paths.out_codes, stage.paths.out_fine), scanned.checksums, strict=True)),
     )

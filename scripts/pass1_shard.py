@@ -11,7 +11,7 @@ from common.progress import progress
 from common.stage import Stage, run_stage
 from descriptors.codes import CodesWriter
 from descriptors.scan import scan
-from pass1 import shard_key, sorting, source
+from pass1 import sorting, source
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def work(stage: Stage) -> None:
     ):
         writer = CodesWriter(Path(codes), Path(fine), table.rows)
         scanned = scan(table, names, stage.settings, stage.runtime, writer, stage.threads, bar.update, sort)
-    scanned.write(Path(stage.paths.out_piece), shard_key(stage, shard, shards))
+    scanned.write(stage.paths.out_piece, pieces.key(stage.paths.manifest, stage.parameters), shard, shards)
     stage.log(f"shard {shard} of {shards}", f"{table.rows:,} rows x {len(names)} columns")
 
 

@@ -12,7 +12,7 @@ from common.descriptors_settings import Pass2
 from common.device import open_arrays
 from common.progress import Bar, progress
 from common.stage import Stage, run_stage
-from descriptors import clusters, products, sketch, spearman, spearman_on_card, vif
+from descriptors import clusters, ordering, products, sketch, spearman, spearman_on_card, vif
 from descriptors.shards import read_shards
 
 INPUTS = {
@@ -57,17 +57,9 @@ def work(stage: Stage) -> None:
     else:
         with progress(stage.name, len(everything) ** 2, "pair") as bar:
             matrix, angle, decided = correlation(stage, card, ranked, sketched, everything, everything, bar)
-    groups = clusters.cluster(
-        matrix,
-        settings.spearman_threshold,
-        settings.clustering,
-        products.name_order(ranked.names),
-        resolution=settings.leiden_resolution,
-        n_consensus=settings.n_consensus,
-        topk=settings.topk,
-        topk_above=settings.topk_above,
-        seed=settings.random_seed,
-    )
+    with progress(stage.name, unit="run", what="clusters") as bar:  # how many have to agree is not known before
+        order = ordering.name_order(ranked.names)
+        groups = clusters.cluster(matrix, settings.spearman_threshold, settings, order, bar.update)
 
     def exact(columns: np.ndarray) -> np.ndarray:
         with progress(stage.name, len(columns) ** 2, "pair", "in a cluster") as bar:
@@ -75,14 +67,7 @@ def work(stage: Stage) -> None:
 
     if sketched:
         matrix = sketch.complete(matrix, groups, exact)
-    kept = clusters.represent(
-        matrix,
-        settings.spearman_threshold,
-        groups,
-        ranked.stats["missing_ratio"],
-        ranked.stats["normalized_variance"],
-        leader=settings.clustering == "leader",
-    )
+    kept = clusters.represent(matrix, settings.spearman_threshold, settings, groups, ranked.stats)
     stay = np.array([cluster.representative for cluster in kept])
     if sketched:
         matrix = sketch.complete(matrix, [stay], exact)
@@ -111,57 +96,39 @@ def correlation(
     apart.
     """
     settings: Pass2 = stage.settings
-    n_valid, patterns = ranked.stats["n_valid"], ranked.stats["missing_pattern"]
-    budget, least = stage.runtime.budget, settings.min_effective_n
-    gram = None if card is None else partial(spearman_on_card.centred_gram, card, budget=budget)
-    screen = partial(
-        sketch.prescreened,
-        threshold=settings.spearman_threshold,
-        width=settings.m,
-        repeats=settings.r,
-        seed=settings.random_seed,
-    )
+    if settings.missing != "pairwise":
+        return on_all_rows(stage, ranked, bar)[np.ix_(left, right)], 0.0, 0
+    budget, threshold = stage.runtime.budget, settings.spearman_threshold
+    given = ranked.stats["n_valid"], ranked.stats["missing_pattern"], settings.min_effective_n, budget
+    if sketched:
+        within = partial(sketch.prescreened, settings=settings)
+    else:
+        gram = None if card is None else partial(spearman_on_card.centred_gram, card, budget=budget)
+        within = partial(spearman.same_rows, gram=gram)
     before, pairs = bar.n, len(left) * len(right)
+
+    def tell(done: int, total: int) -> None:
+        bar.reach(before + round(pairs * done / total))
+
     with stage.blas():
-        if settings.missing != "pairwise":
-            codes = ranked.codes.told_apart()
-
-            def read(rows: int) -> None:
-                bar.reach(before + pairs * rows // ranked.n_rows)
-
-            if settings.missing == "global_ranks":
-                matrix = spearman.global_ranks(codes, n_valid, least, budget, read)
-            else:
-                below, equal = ranked.stats["n_below_mean"], ranked.stats["n_at_mean"]
-                matrix = spearman.mean_filled(codes, n_valid, below, equal, budget, read)
-            return matrix[np.ix_(left, right)], 0.0, 0
-        found = spearman.pairwise(
-            ranked.codes,
-            n_valid,
-            patterns,
-            least,
-            budget,
-            threads=stage.threads,
-            within=screen if sketched else partial(spearman.same_rows, gram=gram),
-            progress=lambda done, total: bar.reach(before + round(pairs * done / total)),
-            left=left,
-            right=right,
-        )
+        found = spearman.pairwise(ranked.codes, *given, stage.threads, within, tell, left, right)
         with progress(stage.name, unit="pair", what="near the threshold") as near:
-            matrix, decided = spearman.settle(
-                found,
-                ranked.codes.told_apart(),
-                n_valid,
-                patterns,
-                least,
-                budget,
-                settings.spearman_threshold,
-                left,
-                right,
-                stage.threads,
-                near.reach,
-            )
+            exact = ranked.codes.told_apart()
+            matrix, decided = spearman.settle(found, exact, *given, threshold, left, right, stage.threads, near.reach)
     return matrix, found.largest_angle, decided
+
+
+def on_all_rows(stage: Stage, ranked: products.Ranked, bar: Bar) -> np.ndarray:
+    """(P, P) correlation of all columns, none of them ranked again on the rows of a pair."""
+    codes, stats, budget = ranked.codes.told_apart(), ranked.stats, stage.runtime.budget
+
+    def tell(rows: int) -> None:
+        bar.reach(len(ranked.names) ** 2 * rows // ranked.n_rows)
+
+    with stage.blas():
+        if stage.settings.missing == "global_ranks":
+            return spearman.global_ranks(codes, stats["n_valid"], stage.settings.min_effective_n, budget, tell)
+        return spearman.mean_filled(codes, stats["n_valid"], stats["n_below_mean"], stats["n_at_mean"], budget, tell)
 
 
 def write(
@@ -194,8 +161,7 @@ def write(
         stage.paths.out_details,
         {
             "parameters": stage.parameters,
-            "input_fingerprint": files.read_json(stage.paths.details)["input_fingerprint"],
-            "made_from": files.digest(stage.paths.details),
+            **products.origin(stage.paths.details),
             "n_rows": ranked.n_rows,
             "missing_patterns": len(np.unique(ranked.stats["missing_pattern"])),
             "approximate": settings.missing == "global_ranks" and bool(ranked.stats["n_missing"].any()),
@@ -205,10 +171,7 @@ def write(
             "undefined_pairs": int(np.isnan(matrix).sum()) // 2,
             "repaired_from": "these correlations" if consistent else "ranks with missing cells at the mean rank",
             "shrinkage": shrinkage,
-            "removed_count": len(removed),
-            "remaining_count": len(kept),
-            "removed": [entry["descriptor"] for entry in removed],
-            "removed_details": removed,
+            **products.outcome(removed, len(kept)),
         },
     )
     exactness = f"exact near the threshold, elsewhere to an angle of {angle:.0e}" if angle else "exact"

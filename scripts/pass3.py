@@ -10,7 +10,7 @@ from common.errors import UserError
 from common.found import ROOT
 from common.progress import progress
 from common.stage import Stage, run_stage
-from descriptors import pearson, products, vif
+from descriptors import ordering, pearson, products, vif
 
 
 def main() -> None:
@@ -41,9 +41,9 @@ def work(stage: Stage) -> None:
     names = files.read_lines(stage.paths.columns)
     entered = files.read_lines(stage.paths.entered)
     places = products.positions(entered, names, stage.paths.columns)
-    stats = {key: values[places] for key, values in files.read_npz(stage.paths.stats).items() if values.ndim}
+    stats = products.stats_of(files.read_npz(stage.paths.stats), places)
     pairwise, consistent = correlations(stage, names, places, stats)
-    quality = products.quality_ranks(stats["missing_ratio"], stats["normalized_variance"])
+    quality = ordering.quality_ranks(stats["missing_ratio"], stats["normalized_variance"])
     how = settings.vif_threshold, quality, settings.ties
     if consistent is not None:
         stage.warn("pairwise correlations contradict each other; first on missing cells at the mean, then pairwise")
@@ -70,13 +70,9 @@ def work(stage: Stage) -> None:
         stage.paths.out_details,
         {
             "parameters": stage.parameters,
-            "input_fingerprint": files.read_json(stage.paths.details)["input_fingerprint"],
-            "made_from": files.digest(stage.paths.details),
+            **products.origin(stage.paths.details),
             "matrix": settings.missing if consistent is None else f"missing cells at the mean, then {settings.missing}",
-            "removed_count": len(removed),
-            "remaining_count": len(stay),
-            "removed": [entry["descriptor"] for entry in removed],
-            "removed_details": removed,
+            **products.outcome(removed, len(stay)),
             "vif_values": {names[place]: float(value) for place, value in zip(stay, values, strict=True)},
         },
     )

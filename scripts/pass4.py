@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -14,8 +13,8 @@ from common.descriptors_settings import Pass4
 from common.device import open_arrays
 from common.progress import Bar, progress
 from common.stage import Stage, run_stage
-from descriptors import clusters, lineage, nonlinear, nonlinear_on_card, products
-from descriptors.codes import RankCodes
+from descriptors import chance, clusters, lineage, nonlinear, nonlinear_on_card, ordering, products
+from descriptors.covariance import ChosenRows, TilePair
 from descriptors.sampling import content_sample
 from descriptors.shards import read_shards
 
@@ -54,83 +53,34 @@ def main() -> None:
 def work(stage: Stage) -> None:
     settings: Pass4 = stage.settings
     entering = load(stage)
-    names, stats = entering.names, entering.stats
     if stage.paths.pieces:
         similarity = merged(stage, entering)
     else:
-        everything = np.arange(len(names))
+        everything = np.arange(len(entering.names))
         with progress(stage.name, len(everything) ** 2, "pair") as bar:
             similarity = compare(stage, open_arrays(stage), entering, everything, everything, bar)
-    rows = entering.n_rows if entering.rows is None else len(entering.rows)
-    gated, quantiles = nonlinear.gate(similarity, partial(nonlinear.null_quantile, **dictionary(settings)))
-    groups = clusters.cluster(
-        gated,
-        settings.nonlinear_threshold,
-        settings.clustering,
-        products.name_order(names),
-        resolution=settings.leiden_resolution,
-        n_consensus=settings.n_consensus,
-        topk=settings.topk,
-        topk_above=settings.topk_above,
-        seed=settings.random_seed,
-    )
-    kept = clusters.represent(
-        gated,
-        settings.nonlinear_threshold,
-        groups,
-        stats["missing_ratio"],
-        stats["normalized_variance"],
-        leader=settings.clustering == "leader",
-    )
-    removed = clusters.removals(kept, similarity.fused, names, "HSIC + RDC")
-    final = [names[cluster.representative] for cluster in kept]
-    halves = {"hsic": similarity.hsic, "rdc": similarity.rdc}
-    computed = {name: matrix for name, matrix in halves.items() if matrix is not None}
-    for entry in removed:
-        pair = names.index(entry["descriptor"]), names.index(entry["parent"])
-        entry |= {name: float(matrix[pair]) for name, matrix in computed.items()}
+    gated, quantiles = chance.gate(similarity, partial(chance.null_quantile, settings=settings))
     if quantiles:
         stage.warn(
-            f"some pairs have fewer than {nonlinear.FEW_ROWS:,} common rows, where independent columns look alike; "
+            f"some pairs have fewer than {chance.FEW_ROWS:,} common rows, where independent columns look alike; "
             "they are joined only above the 99 % quantile of independent columns"
         )
-    files.write_npz(stage.paths.out_similarity, fused=similarity.fused, common_rows=similarity.common, **computed)
-    files.write_lines(stage.paths.out_columns, final)
-    write_lineage(stage, entering.entered, final, removed)
-    stage.record(
-        stage.paths.out_details,
-        {
-            "parameters": stage.parameters,
-            "input_fingerprint": files.read_json(stage.paths.pass3)["input_fingerprint"],
-            "made_from": files.digest(stage.paths.pass3),
-            "n_rows": entering.n_rows,
-            "rows_used": rows,
-            "standard_error": nonlinear.standard_error(rows, entering.n_rows),
-            "null_quantiles": quantiles,
-            "edges": len(clusters.edges(gated, settings.nonlinear_threshold)[0]),
-            "removed_count": len(removed),
-            "remaining_count": len(final),
-            "removed": [entry["descriptor"] for entry in removed],
-            "removed_details": removed,
-        },
-    )
-    stage.log(
-        f"{rows:,} rows x {len(names)} columns",
-        f"HSIC {settings.hsic_D} + RDC {settings.rdc_d} features, {settings.features}",
-        f"{len(removed)} joined {sum(1 for cluster in kept if cluster.members)} clusters, {len(final)} stay",
-    )
+    with progress(stage.name, unit="run", what="clusters") as bar:  # how many have to agree is not known before
+        order = ordering.name_order(entering.names)
+        groups = clusters.cluster(gated, settings.nonlinear_threshold, settings, order, bar.update)
+    kept = clusters.represent(gated, settings.nonlinear_threshold, settings, groups, entering.stats)
+    write(stage, entering, similarity, kept, quantiles, len(clusters.edges(gated, settings.nonlinear_threshold)[0]))
 
 
 @dataclass(frozen=True)
 class Entering:
-    """The columns that passed pass 3, of the ``entered``; ``rows`` of the ``n_rows`` are used, None = all."""
+    """The columns that passed pass 3, of the ``entered``."""
 
     names: list[str]
     entered: list[str]
     stats: dict[str, np.ndarray]
-    codes: RankCodes
-    n_rows: int
-    rows: np.ndarray | None
+    codes: ChosenRows
+    n_rows: int  # of which some may be chosen
 
 
 def load(stage: Stage) -> Entering:
@@ -140,35 +90,31 @@ def load(stage: Stage) -> Entering:
     ranked = products.load(paths.entered, paths.stats, paths.codes, paths.fine, paths.ecdf, paths.pass1)
     names = files.read_lines(stage.paths.columns)
     places = products.positions(ranked.names, names, stage.paths.columns)
-    stats = {key: values[places] for key, values in ranked.stats.items() if values.ndim}
     rows = None
     if settings.pass4_rows is not None and settings.pass4_rows < ranked.n_rows:
         rows = content_sample(files.read_npy(stage.paths.rows), settings.random_seed, settings.pass4_rows)
-    return Entering(names, ranked.names, stats, ranked.codes.subset(places), ranked.n_rows, rows)
+    stats = products.stats_of(ranked.stats, places)
+    codes = ChosenRows(ranked.codes.subset(places), stats["n_valid"], stats["missing_pattern"], rows)
+    return Entering(names, ranked.names, stats, codes, ranked.n_rows)
 
 
 def compare(
     stage: Stage, card: Accelerator | None, entering: Entering, left: np.ndarray, right: np.ndarray, bar: Bar
 ) -> nonlinear.Similarity:
     """Similarity of the columns ``left`` with the columns ``right``; ``bar`` counts pairs."""
-    settings: Pass4 = stage.settings
     # a pair of tiles has to fit on the card as well; the values do not depend on it
     budget = stage.runtime.budget if card is None else min(stage.runtime.budget, card.memory // 3)
     before, pairs = bar.n, len(left) * len(right)
     with stage.blas():
         return nonlinear.similarity(
             entering.codes,
-            entering.stats["n_valid"],
-            entering.stats["missing_pattern"],
-            min_common=settings.min_effective_n,
-            budget=budget,
-            rows=entering.rows,
-            left=left,
-            right=right,
-            threads=stage.threads,
-            progress=lambda done, total: bar.reach(before + round(pairs * done / total)),
-            accumulate=None if card is None else partial(nonlinear_on_card.accumulate, card),
-            **dictionary(settings),
+            stage.settings,
+            budget,
+            left,
+            right,
+            stage.threads,
+            lambda done, total: bar.reach(before + round(pairs * done / total)),
+            TilePair.accumulate if card is None else partial(nonlinear_on_card.accumulate, card),
         )
 
 
@@ -178,10 +124,45 @@ def merged(stage: Stage, entering: Entering) -> nonlinear.Similarity:
     return nonlinear.Similarity(matrices.get("hsic"), matrices.get("rdc"), matrices["fused"], matrices["common"])
 
 
-def dictionary(settings: Pass4) -> dict[str, Any]:
-    """What determines the features: arguments of nonlinear.similarity and of its value under independence."""
-    names = {"features", "hsic_D", "rdc_d", "rdc_seeds", "w_hsic", "w_rdc"}
-    return {"seed": settings.random_seed, **settings.model_dump(include=names)}
+def write(
+    stage: Stage,
+    entering: Entering,
+    similarity: nonlinear.Similarity,
+    kept: list[clusters.Cluster],
+    quantiles: dict[int, float],
+    edges: int,
+) -> None:
+    settings, names = stage.settings, entering.names
+    removed = clusters.removals(kept, similarity.fused, names, "HSIC + RDC")
+    final = [names[cluster.representative] for cluster in kept]
+    halves = {"hsic": similarity.hsic, "rdc": similarity.rdc}
+    number = {"hsic": settings.hsic_D, "rdc": settings.rdc_d}
+    computed = {name: matrix for name, matrix in halves.items() if matrix is not None}
+    for entry in removed:
+        pair = names.index(entry["descriptor"]), names.index(entry["parent"])
+        entry |= {name: float(matrix[pair]) for name, matrix in computed.items()}
+    rows = entering.codes.n_rows
+    files.write_npz(stage.paths.out_similarity, fused=similarity.fused, common_rows=similarity.common, **computed)
+    files.write_lines(stage.paths.out_columns, final)
+    write_lineage(stage, entering.entered, final, removed)
+    stage.record(
+        stage.paths.out_details,
+        {
+            "parameters": stage.parameters,
+            **products.origin(stage.paths.pass3),
+            "n_rows": entering.n_rows,
+            "rows_used": rows,
+            "standard_error": chance.standard_error(rows, entering.n_rows),
+            "null_quantiles": quantiles,
+            "edges": edges,
+            **products.outcome(removed, len(final)),
+        },
+    )
+    stage.log(
+        f"{rows:,} rows x {len(names)} columns",
+        f"{' + '.join(f'{name.upper()} {number[name]}' for name in computed)} features, {settings.features}",
+        f"{len(removed)} joined {sum(1 for cluster in kept if cluster.members)} clusters, {len(final)} stay",
+    )
 
 
 def write_lineage(stage: Stage, entered: list[str], final: list[str], removed: list[dict]) -> None:

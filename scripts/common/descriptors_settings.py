@@ -66,8 +66,9 @@ class Pass0(Seeded):
 
     @classmethod
     def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        """Without the seed where nothing is sampled: another seed must not read everything again."""
-        return {key: value for key, value in settings.items() if key != "random_seed" or is_sampled(settings)}
+        """Without the seed where nothing is sampled, and without what names of columns win over."""
+        seed = () if is_sampled(settings) else ("random_seed",)
+        return without(settings, seed if settings["metadata_columns"] is None else (*seed, "n_metadata"))
 
 
 class Pass1(EnoughRows):
@@ -95,6 +96,12 @@ class Pass1(EnoughRows):
                 "variance there is, unless range_mode = 'raw'"
             )
         return self
+
+    @classmethod
+    def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Without the percentiles where the range is another one; the plain variance is told beside the trimmed one."""
+        trimmed = settings["range_mode"] in ("trimmed", "raw")
+        return settings if trimmed else without(settings, ("trim_lower", "trim_upper"))
 
 
 class Pass2(Clustering, MissingCells, EnoughRows):
@@ -165,9 +172,10 @@ class Pass4(Clustering, EnoughRows):
 
     @classmethod
     def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        """Without what the chosen clustering and features do not read."""
-        left = super().relevant(settings)
-        return left if settings["features"] == "random" else without(left, ["rdc_seeds"])
+        """Without what the chosen clustering and features do not read, and numbers of features without weight."""
+        unread = [] if settings["features"] == "random" and settings["w_rdc"] > 0 else ["rdc_seeds"]
+        unread += [key for key, weight in (("hsic_D", "w_hsic"), ("rdc_d", "w_rdc")) if settings[weight] == 0]
+        return without(super().relevant(settings), unread)
 
 
 class Selected(Settings):

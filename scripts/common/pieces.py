@@ -24,7 +24,7 @@ def part(count: int, shard: int, shards: int) -> slice:
 
 def write(path: str, key: str, shard: int, shards: int, arrays: Mapping[str, np.ndarray], told: Any = None) -> None:
     """One shard's arrays, and what else the merge wants to know, plain enough for JSON."""
-    about = json.dumps({"key": key, "shard": shard, "shards": shards, "told": told})
+    about = json.dumps(_about(key, shard, shards, arrays) | {"told": told})
     files.write_npz(path, about=np.array(about), **arrays)
 
 
@@ -37,9 +37,17 @@ def read(paths: Sequence[str], key: str) -> Iterator[tuple[dict[str, np.ndarray]
     """
     for shard, path in enumerate(paths, start=1):
         arrays = files.read_npz(path)
-        about = json.loads(str(arrays.pop("about"))) if "about" in arrays else {}
-        if [about.get(name) for name in ("key", "shard", "shards")] != [key, shard, len(paths)]:
+        try:
+            about = json.loads(str(arrays.pop("about", "{}")))
+        except ValueError:
+            about = {}
+        told = about.pop("told", None)
+        if about != _about(key, shard, len(paths), arrays):
             raise UserError(
                 f"{path}: is not shard {shard} of {len(paths)} of this run; delete it and run the same command again"
             )
-        yield arrays, about["told"]
+        yield arrays, told
+
+
+def _about(key: str, shard: int, shards: int, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    return {"key": key, "shard": shard, "shards": shards, "arrays": sorted(arrays)}

@@ -8,15 +8,17 @@ the graph: no two of them are redundant, and every column that goes is redundant
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import igraph as ig
 import leidenalg as la
 import numpy as np
 
-Method = Literal["leiden", "leader", "components"]
+from common.descriptors_settings import Clustering
+from common.progress import Progress, unseen
+from descriptors.ordering import best_first
 
 ROUNDS = 10  # of the consensus, at most
 GRID = 2.0**24  # Leiden's weights and gamma are multiples of 1/GRID, so that it adds them without rounding
@@ -89,22 +91,17 @@ def thin(pairs: np.ndarray, weights: np.ndarray, n_nodes: int, topk: int) -> tup
 def cluster(
     similarity: np.ndarray,
     threshold: float,
-    method: Method,
+    how: Clustering,
     order: np.ndarray,
-    *,
-    resolution: float,
-    n_consensus: int,
-    topk: int,
-    topk_above: int,
-    seed: int,
+    progress: Progress = unseen,
 ) -> list[np.ndarray]:
     """Clusters of columns; every column is in exactly one.
 
     leiden : consensus of Leiden runs on the threshold graph. The quality is the constant Potts model (CPM) with
-        gamma = resolution * threshold: a group gains if its mean weight, 0 where there is no edge, is above gamma.
-        (With gamma = 1 nothing could ever gain.) Nodes enter in ``order``, so that the order of the columns in the
-        file does not matter. Above ``topk_above`` columns the graph is thinned and the quality is modularity, since
-        CPM breaks big groups of a thinned graph into pieces.
+        gamma = leiden_resolution * threshold: a group gains if its mean weight, 0 where there is no edge, is above
+        gamma. (With gamma = 1 nothing could ever gain.) Nodes enter in ``order``, so that the order of the columns in
+        the file does not matter. Above ``topk_above`` columns the graph is thinned and the quality is modularity,
+        since CPM breaks big groups of a thinned graph into pieces.
     leader : the first free column in file order leads, every free column with |s| >= threshold joins it.
     components : connected components of the threshold graph (single linkage).
 
@@ -112,8 +109,9 @@ def cluster(
     ----------
     similarity : (P, P) float, symmetric; NaN = undefined.
     threshold : two columns are redundant if |s| >= threshold; > 0.
+    how : which of these, and of leiden its resolution, repeats, thinning and seed.
     order : (P,) int, canonical order of the columns (by name), a permutation; only leiden uses it.
-    resolution : > 0. n_consensus, topk, topk_above : >= 1. seed : >= 0.
+    progress : is told how many Leiden runs were done since it was told last.
 
     Returns
     -------
@@ -121,7 +119,7 @@ def cluster(
 
     Raises
     ------
-    ValueError : unknown method, or ``order`` is not a permutation.
+    ValueError : ``order`` is not a permutation.
 
     References
     ----------
@@ -130,50 +128,47 @@ def cluster(
     Lancichinetti & Fortunato (2012), Consensus clustering in complex networks.
     """
     n_nodes = len(similarity)
-    if method == "leader":
+    if how.clustering == "leader":
         return _groups(_lead(similarity, threshold, np.arange(n_nodes)))
     pairs, weights = edges(similarity, threshold)
-    if method == "components":
+    if how.clustering == "components":
         return _groups(_components(pairs, n_nodes))
-    if method != "leiden":
-        raise ValueError(f"clustering = {method!r} is unknown; use leiden, leader or components")
     place = _places(order, n_nodes)
     pairs, weights = _renumbered(pairs, weights, place)
-    gamma, modularity = resolution * threshold, n_nodes > topk_above
+    gamma, modularity = how.leiden_resolution * threshold, n_nodes > how.topk_above
     if modularity:
-        pairs, weights = thin(pairs, weights, n_nodes, topk)
-        gamma = resolution
-    pairs = _consensus(pairs, weights, gamma, modularity, n_consensus, seed)
+        pairs, weights = thin(pairs, weights, n_nodes, how.topk)
+        gamma = how.leiden_resolution
+    pairs = _consensus(pairs, weights, gamma, modularity, how, progress)
     return _groups(_components(pairs, n_nodes)[place])
 
 
 def represent(
     similarity: np.ndarray,
     threshold: float,
+    how: Clustering,
     clusters: Sequence[np.ndarray],
-    missing_ratio: np.ndarray,
-    normalized_variance: np.ndarray,
-    leader: bool = False,
+    stats: Mapping[str, np.ndarray],
 ) -> list[Cluster]:
     """The column that stands for each cluster, after the repair that makes it redundant with all it stands for.
 
-    The representative has the smallest key: (missing ratio to 1e-6, -mean |s| to the others of its cluster to 1e-9,
-    -normalised variance, column index). Keys are computed once, from the clusters given. The repair:
+    The representative is the best by :func:`descriptors.ordering.best_first`, with the mean |s| to the others of its
+    cluster; the first in the file, if the clusters come from the leader rule. This order is found once, from the
+    clusters given. The repair:
 
     1. members with |s| < threshold to their representative leave it and regroup;
     2. a representative that is redundant with a better one that is kept is dropped;
-    3. dropped ones and their members go to the kept one with the largest |s| >= threshold, ties by key; members
-       without any regroup.
+    3. dropped ones and their members go to the kept one with the largest |s| >= threshold, of equals to the best;
+       members without any regroup.
 
-    To regroup is the leader rule in key order. Step 2 is the same rule: the representatives that lead are kept.
+    To regroup is the leader rule, the best first. Step 2 is the same rule: the representatives that lead are kept.
 
     Parameters
     ----------
     similarity : (P, P) float, symmetric; NaN = undefined.
     threshold : two columns are redundant if |s| >= threshold; > 0.
-    clusters : int arrays that hold every column exactly once.
-    missing_ratio, normalized_variance : (P,) float64.
-    leader : the clusters come from the leader rule: the key is the column index alone.
+    how, clusters : how the clusters were made; int arrays that hold every column exactly once.
+    stats : missing_ratio and normalized_variance, (P,) float64 each.
 
     Returns
     -------
@@ -186,22 +181,22 @@ def represent(
     """
     everyone = np.arange(len(similarity))
     label = _labels(clusters, len(similarity))
-    ranked = everyone if leader else _by_key(similarity, clusters, missing_ratio, normalized_variance)
+    ranked = everyone if how.clustering == "leader" else _best_first(similarity, clusters, stats)
 
-    def in_key_order(chosen: np.ndarray) -> np.ndarray:
+    def in_order(chosen: np.ndarray) -> np.ndarray:
         return ranked[chosen[ranked]]
 
     head = np.empty_like(everyone)  # of every column, the representative that stands for it
     first, which = np.unique(label[ranked], return_index=True, return_inverse=True)[1:]
     head[ranked] = ranked[first[which]]
-    rejected = in_key_order(_strength(similarity, everyone, head) < threshold)
+    rejected = in_order(_strength(similarity, everyone, head) < threshold)
     head[rejected] = _lead(similarity, threshold, rejected)
 
-    heads = in_key_order(head == everyone)
+    heads = in_order(head == everyone)
     kept = heads[_lead(similarity, threshold, heads) == heads]
-    displaced = in_key_order(~np.isin(head, kept))
+    displaced = in_order(~np.isin(head, kept))
     head[displaced] = _nearest(similarity, displaced, kept)
-    orphans = in_key_order(_strength(similarity, everyone, head) < threshold)
+    orphans = in_order(_strength(similarity, everyone, head) < threshold)
     head[orphans] = _lead(similarity, threshold, orphans)
 
     _check(similarity, threshold, head)
@@ -235,7 +230,7 @@ def removals(
 
 
 def _consensus(
-    pairs: np.ndarray, weights: np.ndarray, gamma: float, modularity: bool, n_consensus: int, seed: int
+    pairs: np.ndarray, weights: np.ndarray, gamma: float, modularity: bool, how: Clustering, progress: Progress
 ) -> np.ndarray:
     """The edges whose ends end up together: Leiden is repeated on the agreement of its runs until they all agree."""
     for number in range(ROUNDS):
@@ -245,11 +240,12 @@ def _consensus(
         ends = ends.reshape(-1, 2)
         graph = ig.Graph(n=len(nodes), edges=ends)
         together = np.zeros(len(pairs), dtype=np.int64)
-        for repeat in range(n_consensus):
-            community = _leiden(graph, weights, gamma, modularity, _seed(seed, number, repeat))
+        for repeat in range(how.n_consensus):
+            community = _leiden(graph, weights, gamma, modularity, _seed(how.random_seed, number, repeat))
             together += community[ends[:, 0]] == community[ends[:, 1]]
-        mostly = 2 * together >= n_consensus
-        pairs, weights = pairs[mostly], together[mostly] / n_consensus
+            progress(1)
+        mostly = 2 * together >= how.n_consensus
+        pairs, weights = pairs[mostly], together[mostly] / how.n_consensus
         if (weights == 1).all():
             break
     return pairs
@@ -299,14 +295,12 @@ def _lead(similarity: np.ndarray, threshold: float, columns: np.ndarray) -> np.n
     return leaders
 
 
-def _by_key(
-    similarity: np.ndarray, clusters: Sequence[np.ndarray], missing_ratio: np.ndarray, normalized_variance: np.ndarray
-) -> np.ndarray:
-    """All columns, best key first."""
+def _best_first(similarity: np.ndarray, clusters: Sequence[np.ndarray], stats: Mapping[str, np.ndarray]) -> np.ndarray:
+    """All columns, those first that rather stand for others of their cluster."""
     mean = np.zeros(len(similarity))
     for members in clusters:
         mean[members] = _mean_strength(similarity, members)
-    return np.lexsort((-np.round(normalized_variance, 12), -mean.round(9), np.round(missing_ratio, 6)))
+    return best_first(stats["missing_ratio"], stats["normalized_variance"], mean)
 
 
 def _mean_strength(similarity: np.ndarray, members: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ ranks, with another 16 bits for the place in it. Passes that need not tell ranks
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,6 +53,12 @@ class Codes(Ranks, Protocol):
     def cells(self, column: int, start: int, stop: int) -> np.ndarray:
         """(stop - start,) unsigned: numbers that order the values, with gaps, 0 = missing."""
         ...
+
+
+def row_blocks(codes: Ranks, columns: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """(len(columns), B) codes of all rows, ``size`` rows at a time."""
+    n_rows = codes.shape[1]
+    return (codes.read(columns, start, min(start + size, n_rows)) for start in range(0, n_rows, size))
 
 
 class RankCodes:

@@ -18,6 +18,7 @@ from descriptors import kernels, pair_kernels
 from descriptors.codes import Codes
 from descriptors.gram import ExactGram, join
 from descriptors.ranks import doubled_midranks
+from descriptors.tiles import Tile
 
 PART = 64  # columns of either side that are multiplied by one thread
 PAIRS = 16  # pairs that one thread takes at a time
@@ -25,25 +26,7 @@ FEW = 3  # columns of a pattern up to which pairs one by one are faster than mat
 BYTES_A_VALUE = 8  # of a value, while its column is ranked pair by pair
 
 
-class Tile(NamedTuple):
-    """Columns of few patterns.
-
-    columns : (p,) positions in the codes. patterns : (Q,) the different ones. labels : (p,) which of them each has.
-    first : (Q,) for each pattern the place of a column that has it.
-    """
-
-    columns: np.ndarray
-    patterns: np.ndarray
-    labels: np.ndarray
-    first: np.ndarray
-
-    @classmethod
-    def of(cls, columns: np.ndarray, patterns: np.ndarray) -> Tile:
-        different, first, labels = np.unique(patterns[columns], return_index=True, return_inverse=True)
-        return cls(columns, different, labels, first)
-
-
-class Ranked(NamedTuple):
+class Reranked(NamedTuple):
     """A tile's columns ranked on the rows that each pattern of the other tile leaves.
 
     tables : flat int32, centred doubled mid-ranks by cell; that of column i on pattern k begins at ``at[i, k]``.
@@ -229,7 +212,7 @@ def _read(codes: Codes, tile: Tile, start: int, stop: int, block: np.ndarray, pl
 
 def _rank(
     codes: Codes, tiles: list[Tile], step: int, pool: ThreadPoolExecutor, tell: Callable[[int], None]
-) -> list[Ranked]:
+) -> list[Reranked]:
     """Every tile's columns on the patterns of the other one (or its own)."""
     ranked, own, removed = [], [], []
     for tile, other in zip(tiles, tiles[::-1], strict=True):
@@ -238,7 +221,7 @@ def _rank(
         starts = np.concatenate(([0], np.cumsum(n_patterns * size)))
         at = starts[:-1, None] + np.arange(n_patterns) * size[:, None]
         told = np.zeros((3, len(size), n_patterns))
-        ranked.append(Ranked(np.zeros(starts[-1], np.int32), at, size, *told))
+        ranked.append(Reranked(np.zeros(starts[-1], np.int32), at, size, *told))
         own.append([np.zeros(each, np.int32) for each in size])
         removed.append(np.zeros(at.shape, np.int64))
     done = 0
@@ -264,14 +247,14 @@ def _count(
     rows: np.ndarray,
     bounds: np.ndarray,
     own: list[np.ndarray],
-    ranked: Ranked,
+    ranked: Reranked,
     removed: np.ndarray,
     place: int,
 ) -> None:
     kernels.count_column(cells[place], rows, bounds, own[place], ranked.tables, ranked.at[place], removed[place])
 
 
-def _score(shift: int, own: list[np.ndarray], ranked: Ranked, removed: np.ndarray, place: int) -> None:
+def _score(shift: int, own: list[np.ndarray], ranked: Reranked, removed: np.ndarray, place: int) -> None:
     kernels.rank_column(
         own[place],
         shift,
@@ -285,12 +268,12 @@ def _score(shift: int, own: list[np.ndarray], ranked: Ranked, removed: np.ndarra
 
 
 def _multiply_pairs(
-    cells: list[np.ndarray], left: Ranked, right: Ranked, high: np.ndarray, low: np.ndarray, pairs: np.ndarray
+    cells: list[np.ndarray], left: Reranked, right: Reranked, high: np.ndarray, low: np.ndarray, pairs: np.ndarray
 ) -> None:
     kernels.multiply_pairs(cells[0], left.tables, left.at, cells[-1], right.tables, right.at, pairs, high, low)
 
 
-def _multiply_part(cells: list[np.ndarray], left: Ranked, right: Ranked, part: Part) -> None:
+def _multiply_part(cells: list[np.ndarray], left: Reranked, right: Reranked, part: Part) -> None:
     n_left = len(part.i)
     ranks = np.empty((n_left + len(part.j), cells[0].shape[1]))
     for x, out in zip(part.i, ranks[:n_left], strict=True):

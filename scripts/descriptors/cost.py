@@ -116,18 +116,6 @@ def missing_patterns(table: Table) -> int:
     return len(set(map(tuple, seen.values())))
 
 
-def file_bytes(table: Table) -> int:
-    """Compressed bytes of the descriptor columns in all files."""
-    wanted = set(table.descriptors)
-    return sum(
-        chunk.total_compressed_size
-        for part in table.parts
-        for group in range(part.footer.num_row_groups)
-        for chunk in map(part.footer.row_group(group).column, range(part.footer.num_columns))
-        if chunk.path_in_schema in wanted
-    )
-
-
 def entering(n_columns: int, known: dict[str, int]) -> dict[str, int]:
     """Columns that enter each pass: as ``known`` from finished passes, else a share of those before."""
     columns = {"pass1": n_columns}
@@ -139,6 +127,7 @@ def entering(n_columns: int, known: dict[str, int]) -> dict[str, int]:
     return columns
 
 
+# long: four passes side by side, from the same few numbers
 def estimate(
     n_rows: int,
     columns: dict[str, int],
@@ -169,7 +158,6 @@ def estimate(
     product2, product4 = n_rows * two**2, sample * four**2 * (hsic_features**2 + rdc_features**2)
     features = sample * four * (hsic_features + rdc_features)
     shortened = 2 if n_rows > codes.EXACT_ROWS else code
-
     rank_tables = 4 * two * patterns * min(n_rows, ranks.CELLS) if patterns > 1 else 0
 
     def held(wanted: float) -> float:

@@ -9,11 +9,11 @@ import numpy as np
 from numba import njit
 
 from descriptors import sampling
+from descriptors.sampling import GOLDEN
 
 EXPONENT = np.uint64(0x7FF0000000000000)
 SIGN = np.uint64(1 << 63)
 ONE = np.uint64(1)
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 EMPTY = ~np.uint64(0)
 HASH_BITS = 14
 HASH_SHIFT, HASH_MASK = np.uint64(64 - HASH_BITS), np.uint64((1 << HASH_BITS) - 1)

@@ -1,4 +1,4 @@
-"""Pass 4 on a card: the sums of a pair of tiles, in the place of :meth:`descriptors.nonlinear.TilePair.accumulate`.
+"""Pass 4 on a card: the sums of a pair of tiles, in the place of :meth:`descriptors.covariance.TilePair.accumulate`.
 
 Integers add up without a rounding, so a card gives the bytes that the CPU gives. The functions take a
 :class:`common.arrays.Accelerator`; with NumPy in CuPy's place the same lines run on the CPU.
@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from common.arrays import Accelerator
+from descriptors.covariance import TilePair
 from descriptors.feature_kernels import CELL_BITS
+from descriptors.features import by_cell
 from descriptors.gram import EXACT, HALF, Words
-from descriptors.nonlinear import TilePair, by_cell
 
 BYTES_OF_A_FEATURE = 20  # of a block: as integers and as floats, and those of the block before
 BYTES_ON_HOST = 32  # of a code that is read, chosen, copied and pinned
@@ -22,14 +23,14 @@ LONG = 1 << 22  # rows that are read at once, at most
 
 
 def accumulate(card: Accelerator, pair: TilePair, budget: int, read: Callable[[int], None]) -> None:
-    """As :meth:`descriptors.nonlinear.TilePair.accumulate`, with the same bytes.
+    """As :meth:`descriptors.covariance.TilePair.accumulate`, with the same bytes.
 
     Blocks are sized by the card's memory, and by ``budget``, of the host, where they are read and staged. Where tables
     of features do not fit the budget, the CPU does it. ``read`` is told the rows after the last block: a lack of memory
     begins with the first row again.
     """
     columns = pair.columns
-    tables = pair.tables.of(pair.table.n_valid[columns])
+    tables = pair.tables.of(pair.codes.n_valid[columns])
     if tables is None:
         pair.accumulate(budget, read)
         return
@@ -44,7 +45,7 @@ def accumulate(card: Accelerator, pair: TilePair, budget: int, read: Callable[[i
     pair.count += (count[0] << HALF) + count[1]
     for taken, own, squares in zip(pair.moments, moments[::2], moments[1::2], strict=True):
         taken.take(own, squares)
-    read(pair.table.n_rows)
+    read(pair.codes.n_rows)
 
 
 def _sums(card: Accelerator, pair: TilePair, table: np.ndarray, starts: np.ndarray, size: int) -> list[Words]:
@@ -52,12 +53,12 @@ def _sums(card: Accelerator, pair: TilePair, table: np.ndarray, starts: np.ndarr
     xp, width = card.xp, pair.width
     n_left, n_right = len(pair.left.columns), len(pair.right.columns)
     n_patterns = len(pair.left.first), len(pair.right.first)
-    look_up = _LookUp(xp, table, starts, pair.table.n_valid[pair.columns])
+    look_up = _LookUp(xp, table, starts, pair.codes.n_valid[pair.columns])
     product, count = Words((n_left * width, n_right * width), xp), Words(n_patterns, xp)
     moments = [_Moments(card, n_left, n_patterns[1], width)]
     if not pair.within:
         moments.append(_Moments(card, n_right, n_patterns[0], width))
-    for codes in card.upload(pair.table.blocks(pair.columns, size)):
+    for codes in card.upload(pair.codes.blocks(pair.columns, size)):
         features, masks = look_up(codes), (codes != 0).astype(np.float64)
         left, left_masks = features[: n_left * width], masks[pair.left.first]
         right, right_masks = left, left_masks

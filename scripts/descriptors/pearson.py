@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from descriptors.gram import ExactGram, fixed_point
-from descriptors.spearman import MaskedSums, normalise, told
+from descriptors.spearman import MaskedSums, of_gram, told
 
 BITS = 52  # of the largest deviation from the column's centre
 
@@ -46,12 +46,9 @@ def correlation(
         for block in told(blocks(), read):
             deviations = fixed_point(block.T, centre, exponent, BITS)
             gram.add(deviations, deviations)
-        sums = gram.result()
-        matrix = normalise(sums, np.diag(sums)[:, None], np.diag(sums))
-        np.fill_diagonal(matrix, 1.0)
-        return matrix
+        return of_gram(gram.result())
     # squares in units of 2^BITS of those of the values
-    totals = MaskedSums(n_columns, bound, bound, n_rows, square_scale=np.full(n_columns, 2.0**BITS))
+    totals = MaskedSums(n_columns, bound, bound, n_rows, square_scale=2.0**BITS)
     for block in told(blocks(), read):
         deviations = fixed_point(block.T, centre, exponent, BITS)
         squares = np.rint(np.square(deviations) / 2.0**BITS)

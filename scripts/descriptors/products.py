@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,15 +88,24 @@ def positions(entered: Sequence[str], names: Sequence[str], path: str) -> np.nda
     return np.array([places[name] for name in names], dtype=np.int64)
 
 
-def quality_ranks(missing_ratio: np.ndarray, normalized_variance: np.ndarray) -> np.ndarray:
-    """(P,) int64, 0 = best: fewest missing cells, then largest normalised variance, then file order."""
-    # rounded, so that the last bit of a sum does not choose among duplicates in other units
-    order = np.lexsort((np.arange(len(missing_ratio)), -np.round(normalized_variance, 12), np.round(missing_ratio, 6)))
-    ranks = np.empty(len(order), np.int64)
-    ranks[order] = np.arange(len(order))
-    return ranks
+def stats_of(stats: Mapping[str, np.ndarray], places: np.ndarray) -> dict[str, np.ndarray]:
+    """Of some columns those statistics that there are one a column of."""
+    return {name: values[places] for name, values in stats.items() if values.ndim}
 
 
-def name_order(names: Sequence[str]) -> np.ndarray:
-    """(P,) int64: the columns sorted by name, an order that does not depend on the file's."""
-    return np.array(sorted(range(len(names)), key=lambda place: names[place]), dtype=np.int64)
+def origin(details_path: str) -> dict[str, str]:
+    """For a record: what it says of the pass before it, whose record this is."""
+    return {
+        "input_fingerprint": files.read_json(details_path)["input_fingerprint"],
+        "made_from": files.digest(details_path),
+    }
+
+
+def outcome(removed: Sequence[Mapping[str, Any]], remaining: int) -> dict[str, Any]:
+    """For a record: who went, of whom ``removed`` tells more, and how many stay."""
+    return {
+        "removed_count": len(removed),
+        "remaining_count": remaining,
+        "removed": [entry["descriptor"] for entry in removed],
+        "removed_details": removed,
+    }

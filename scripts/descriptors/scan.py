@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock, local
 from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
 
-from common import files
+from common import pieces
 from common.descriptors_settings import Pass1, Runtime
 from common.errors import UserError
 from descriptors import kernels, ranks
@@ -30,6 +28,7 @@ BYTES_A_ROW = 8  # of the rows' content hashes
 GROUP = 8  # columns of a group, a thread
 NAN = np.array(np.nan).view(np.uint64)[()]
 FLAGS = ("constant", "degenerate")  # told by the reasons
+ARRAYS = ("levels", "ecdf", "content")  # of what was found
 STATISTICS = (*(each.name for each in dataclasses.fields(Column) if each.name not in FLAGS), "missing_ratio")
 
 
@@ -61,26 +60,18 @@ class Scanned:
         first = [reasons[0].split(" ")[0] for reasons in self.reasons]
         return f"most often like this: {self.reasons[first.index(max(first, key=first.count))][0]}"
 
-    def write(self, path: Path, key: str) -> None:
-        """``key`` is what it was made from."""
-        columns = [dataclasses.asdict(column) for column in self.columns]
-        told = json.dumps([columns, self.reasons, self.patterns, self.checksums])
-        arrays = {"levels": self.levels, "ecdf": self.ecdf, "content": self.content}
-        files.write_npz(path, key=np.array(key), told=np.array(told), **arrays)
+    def write(self, path: str, key: str, shard: int, shards: int) -> None:
+        """As a piece, for :meth:`read`; ``key`` is what it was made from."""
+        columns = [dataclasses.astuple(column) for column in self.columns]
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        pieces.write(path, key, shard, shards, arrays, [columns, self.reasons, self.patterns, self.checksums])
 
     @classmethod
-    def read(cls, path: Path, key: str) -> Scanned:
-        """UserError for what is no such file, or was made from something else."""
-        saved = files.read_npz(path)
-        try:
-            if str(saved["key"]) != key:
-                raise ValueError
-            columns, reasons, patterns, checksums = json.loads(str(saved["told"]))
-            found = [Column(**column) for column in columns]
-            arrays = saved["levels"], saved["ecdf"], saved["content"]
-            return cls(found, reasons, patterns, *arrays, checksums)
-        except (KeyError, ValueError, TypeError):
-            raise UserError(f"{path}: is not this piece of pass1; delete it and run the same command again") from None
+    def read(cls, paths: Sequence[str], key: str) -> Iterator[Scanned]:
+        """The pieces of all shards, in order; UserError as :func:`common.pieces.read`."""
+        for arrays, (columns, reasons, patterns, checksums) in pieces.read(paths, key):
+            found = [Column(*column) for column in columns]
+            yield cls(found, reasons, patterns, **arrays, checksums=checksums)
 
     @classmethod
     def together(cls, pieces: Iterable[Scanned]) -> Scanned:

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
+from common.descriptors_settings import Pass2
 from descriptors.codes import Codes
 from descriptors.ranks import centre
 from descriptors.sampling import GOLDEN, key, mix
@@ -33,30 +34,23 @@ def prescreened(
     n: int,
     budget: int,
     threads: int,
-    *,
-    threshold: float,
-    width: int,
-    repeats: int,
-    seed: int,
+    settings: Pass2,
     read: Callable[[int], None] | None = None,
 ) -> Correlations:
     """As :func:`descriptors.spearman.same_rows`, but exact only within groups of columns linked by candidates.
 
-    ``others`` are the same columns. Pairs of different groups, whose correlation is below ``threshold``, are NaN.
+    ``others`` are the same columns. Pairs of different groups, whose correlation is below the threshold, are NaN.
     ``read`` is told how many rows are sketched.
     """
     assert np.array_equal(columns, others)
-    sketches, norms = sketch(codes, columns, n, budget, width=width, repeats=repeats, seed=seed, read=read)
-    bound = threshold - DEVIATIONS * standard_deviation(threshold, width, repeats)
+    sketches, norms = sketch(codes, columns, n, budget, settings, read)
+    threshold = settings.spearman_threshold
+    bound = threshold - DEVIATIONS * standard_deviation(threshold, settings.m, settings.r)
     groups = linked(sketches / np.sqrt(np.maximum(norms, 1.0)), bound)
-    rho = np.full((len(columns), len(columns)), np.nan)
-    angle = np.zeros(rho.shape, np.float32) if codes.shift else None
+    found = Correlations.undefined((len(columns), len(columns)), codes.shift)
     for group in groups:
-        found = same_rows(codes, columns[group], columns[group], n, budget, threads)
-        rho[np.ix_(group, group)] = found.rho
-        if angle is not None:
-            angle[np.ix_(group, group)] = found.angle
-    return Correlations(rho, angle)
+        found.put(group, group, same_rows(codes, columns[group], columns[group], n, budget, threads), False)
+    return found
 
 
 def sketch(
@@ -64,22 +58,20 @@ def sketch(
     columns: np.ndarray,
     n: int,
     budget: int,
-    *,
-    width: int,
-    repeats: int,
-    seed: int,
+    settings: Pass2,
     read: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Signed bucket sums of the centred ranks, (repeats, width, p) float64, and their exact norms (p,)."""
-    sketches = np.zeros((repeats, width, len(columns)))
+    """Signed bucket sums of the centred ranks, (r, m, p) float64, and their exact norms (p,)."""
+    width = settings.m
+    sketches = np.zeros((settings.r, width, len(columns)))
     norms = np.zeros(len(columns))
     at = 0
     for block in blocks(codes, columns, budget):
         centred = centre(block, np.full(len(columns), n)).T
         norms += np.square(centred).sum(axis=0)
         index = np.arange(at + 1, at + len(centred) + 1, dtype=np.uint64) * GOLDEN
-        for repeat in range(repeats):
-            hashed = mix(mix(index) ^ key(seed, 2, "countsketch", repeat))
+        for repeat in range(settings.r):
+            hashed = mix(mix(index) ^ key(settings.random_seed, 2, "countsketch", repeat))
             # the high bits choose the bucket, the lowest the sign
             bucket = ((hashed >> np.uint64(32)) * np.uint64(width)) >> np.uint64(32)
             sign = 1.0 - 2.0 * (hashed & np.uint64(1)).astype(np.float64)

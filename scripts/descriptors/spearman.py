@@ -17,10 +17,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from descriptors import kernels
-from descriptors.codes import Codes
-from descriptors.common_rows import BYTES_A_VALUE, FEW, Tile, products
+from descriptors.codes import Codes, row_blocks
+from descriptors.common_rows import BYTES_A_VALUE, FEW, products
 from descriptors.gram import ExactGram, join
 from descriptors.ranks import centre, centre_filled
+from descriptors.tiles import Tile
 
 ROUNDING = 1e-9  # of an angle in float64, near 0
 STRIP = 1 << 13  # rows of a block that is centred and multiplied while it is in the cache
@@ -43,6 +44,25 @@ class Correlations:
         angle = None if self.angle is None else np.where(defined, self.angle, np.float32(0))
         return Correlations(np.where(defined, self.rho, np.nan), angle)
 
+    @classmethod
+    def undefined(cls, shape: tuple[int, int], shift: int) -> Correlations:
+        """Of no pair yet; ``shift`` as in :class:`descriptors.codes.Codes`."""
+        return cls(np.full(shape, np.nan), np.zeros(shape, np.float32) if shift else None)
+
+    def put(self, rows: np.ndarray, columns: np.ndarray, each: Correlations, mirrored: bool) -> None:
+        """``each`` comes to some ``rows`` and ``columns``; ``mirrored``: and to the pairs the other way round."""
+        for matrix, block in ((self.rho, each.rho), (self.angle, each.angle)):
+            if matrix is not None and block is not None:
+                matrix[np.ix_(rows, columns)] = block
+                if mirrored:
+                    matrix[np.ix_(columns, rows)] = block.T
+
+    def set_diagonal(self) -> None:
+        """Of every column with itself: 1, exactly."""
+        np.fill_diagonal(self.rho, 1.0)
+        if self.angle is not None:
+            np.fill_diagonal(self.angle, 0.0)
+
     @property
     def largest_angle(self) -> float:
         return 0.0 if self.angle is None else float(self.angle.max(initial=0.0))
@@ -51,9 +71,7 @@ class Correlations:
 def blocks(codes: Codes, columns: np.ndarray, budget: int) -> Iterator[np.ndarray]:
     """Row blocks of ``columns``, (P, B) unsigned; a few float64 copies of one fit into a quarter of ``budget``."""
     n_rows = codes.shape[1]
-    step = max(min(budget // 4 // (32 * max(len(columns), 1)), n_rows), 64)
-    for start in range(0, n_rows, step):
-        yield codes.read(columns, start, min(start + step, n_rows))
+    return row_blocks(codes, columns, max(min(budget // 4 // (32 * max(len(columns), 1)), n_rows), 64))
 
 
 def told(blocks: Iterable[np.ndarray], read: Callable[[int], None] | None) -> Iterator[np.ndarray]:
@@ -105,59 +123,67 @@ def pairwise(
     left = everything if left is None else left
     right = everything if right is None else right
     symmetric = np.array_equal(left, right)
-    found = np.full((len(left), len(right)), np.nan)
-    angle = np.zeros(found.shape, np.float32) if codes.shift else None
-    if not found.size:
-        return Correlations(found, angle)
-    groups = [
-        (np.flatnonzero(patterns[left] == label), np.flatnonzero(patterns[right] == label))
-        for label in np.intersect1d(patterns[left], patterns[right])
-    ]
+    found = Correlations.undefined((len(left), len(right)), codes.shift)
     pairs = _tile_pairs(codes, patterns, left, right, symmetric, budget)
-    n_rows = codes.shape[1]
-    total, done = n_rows * sum(len(one) * len(other) for one, other in [*groups, *pairs]), 0
-
-    def tell(size: int, rows: int) -> None:
-        if progress:
-            progress(done + size * rows, total)
-
-    def put(rows: np.ndarray, columns: np.ndarray, new: np.ndarray | bool, each: Correlations) -> None:
-        place = np.ix_(rows, columns)
-        for matrix, block in ((found, each.rho), (angle, each.angle)):
-            if matrix is not None and block is not None:
-                matrix[place] = np.where(new, block, matrix[place])
-                if symmetric:
-                    matrix[np.ix_(columns, rows)] = matrix[place].T
-
+    groups = _sharing(patterns[left], patterns[right])
+    sizes = [len(one) * len(other) for one, other in [*pairs, *groups]]
+    reads = _parts(codes.shape[1], sizes, progress or (lambda *_: None))
     with ThreadPoolExecutor(threads) as pool:
-        for rows, columns in groups:
-            n, size = int(n_valid[left[rows[0]]]), len(rows) * len(columns)
-            if n >= min_common and not (symmetric and len(rows) == 1):
-                given = codes, left[rows], right[columns], n, budget, threads
-                put(rows, columns, True, (within or same_rows)(*given, read=partial(tell, size)))
-            done += size * n_rows
-            tell(0, 0)
         for first, second in pairs:
             one = Tile.of(left[first], patterns)
             other = one if symmetric and first is second else Tile.of(right[second], patterns)
-            size = len(first) * len(second)
-            sums = products(codes, one, other, min_common, budget // 4, pool, threads, partial(tell, size))
-            each = _coefficients(
-                sums.sums,
-                Sums(sums.left_total, sums.left_squares, codes.split[one.columns][:, None]),
-                Sums(sums.right_total, sums.right_squares, codes.split[other.columns]),
-                sums.rows,
-                codes.shift,
-                REGROUPED,
-            ).where(sums.rows >= min_common)
-            put(first, second, patterns[one.columns][:, None] != patterns[other.columns], each)
-            done += size * n_rows
-            tell(0, 0)
+            again = _ranked_again(codes, one, other, min_common, budget // 4, pool, threads, next(reads))
+            found.put(first, second, again, symmetric)
+        for rows, columns in groups:
+            n, read = int(n_valid[left[rows[0]]]), next(reads)
+            if n >= min_common and not (symmetric and len(rows) == 1):
+                given = codes, left[rows], right[columns], n, budget, threads
+                found.put(rows, columns, (within or same_rows)(*given, read=read), symmetric)
+    next(reads, None)
     if symmetric:
-        np.fill_diagonal(found, 1.0)
-        if angle is not None:
-            np.fill_diagonal(angle, 0.0)
-    return Correlations(found, angle)
+        found.set_diagonal()
+    return found
+
+
+def _sharing(left: np.ndarray, right: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Places of the columns of either side that share a pattern, pattern by pattern."""
+    return [(np.flatnonzero(left == label), np.flatnonzero(right == label)) for label in np.intersect1d(left, right)]
+
+
+def _parts(n_rows: int, sizes: list[int], progress: Callable[[int, int], None]) -> Iterator[Callable[[int], None]]:
+    """For each part, of so many pairs of columns, what is to be told how many rows of it are done."""
+    total, done = n_rows * sum(sizes), 0
+    for size in sizes:
+
+        def read(rows: int, before: int = done, size: int = size) -> None:
+            progress(before + size * rows, total)
+
+        yield read
+        done += size * n_rows
+        progress(done, total)
+
+
+def _ranked_again(
+    codes: Codes,
+    left: Tile,
+    right: Tile,
+    min_common: int,
+    budget: int,
+    pool: ThreadPoolExecutor,
+    threads: int,
+    read: Callable[[int], None],
+) -> Correlations:
+    """Of the columns of two tiles, each pair ranked on its common rows; undefined where they share a pattern."""
+    sums = products(codes, left, right, min_common, budget, pool, threads, read)
+    differ = left.patterns[left.labels][:, None] != right.patterns[right.labels]
+    return _coefficients(
+        sums.sums,
+        Totals(sums.left_total, sums.left_squares, codes.split[left.columns][:, None]),
+        Totals(sums.right_total, sums.right_squares, codes.split[right.columns]),
+        sums.rows,
+        codes.shift,
+        REGROUPED,
+    ).where(differ & (sums.rows >= min_common))
 
 
 def _tile_pairs(
@@ -170,7 +196,7 @@ def _tile_pairs(
     """
     ordered = [np.argsort(patterns[side], kind="stable") for side in (left, right)]
     largest = 4 * int(codes.sizes.max(initial=1))
-    width = max(map(len, ordered), default=1)
+    width = max(len(left), len(right), 1)
 
     def cut() -> list[list[np.ndarray]]:
         return [[side[i : i + width] for i in range(0, len(side), width)] for side in ordered]
@@ -198,7 +224,7 @@ def _tile_pairs(
     ]
 
 
-class Sums(NamedTuple):
+class Totals(NamedTuple):
     """Of the columns on one side: sums of their scores, and of the squares; whether a cell may hold several values.
 
     (p, 1) or (p, q) float64, bool; (q,) or (p, q) on the right.
@@ -215,7 +241,7 @@ REGROUPED = 1.0  # ... one, as the mid-rank of all rows in its cell
 
 
 def _coefficients(
-    sums: np.ndarray, left: Sums, right: Sums, n: np.ndarray | int, shift: int, within_cell: float
+    sums: np.ndarray, left: Totals, right: Totals, n: np.ndarray | int, shift: int, within_cell: float
 ) -> Correlations:
     """Correlations, with their angles, from the (p, q) sums of products of scores over n rows.
 
@@ -263,8 +289,8 @@ def same_rows(
     split = codes.split[columns]
     return _coefficients(
         sums,
-        Sums(total[one, None], squares[one, None], split[one, None]),
-        Sums(total[other], squares[other], split[other]),
+        Totals(total[one, None], squares[one, None], split[one, None]),
+        Totals(total[other], squares[other], split[other]),
         n,
         codes.shift,
         MIDDLE,
@@ -406,6 +432,11 @@ def mean_ranks(
     """
     everything = np.arange(codes.shape[0])
     sums, _ = centred_gram(codes, everything, everything, n_valid, codes.shape[1], budget, threads, read)
+    return of_gram(sums)
+
+
+def of_gram(sums: np.ndarray) -> np.ndarray:
+    """(P, P) correlations from sums of products of deviations; NaN where a column is constant, 1 with itself."""
     return _unit_diagonal(normalise(sums, np.diag(sums)[:, None], np.diag(sums)))
 
 
@@ -436,8 +467,7 @@ def mean_filled(
     for block in told(blocks(codes, np.arange(n_columns), budget), read):
         centred = centre_filled(block, n_valid, n_below, n_equal, n_rows).T
         gram.add(centred, centred)
-    sums = gram.result()
-    return _unit_diagonal(normalise(sums, np.diag(sums)[:, None], np.diag(sums)))
+    return of_gram(gram.result())
 
 
 def global_ranks(
@@ -467,14 +497,11 @@ class MaskedSums:
     n_columns : P.
     bound, square_bound : largest absolute integer among the values and among the squares.
     n_rows : rows in all.
-    square_scale : (P,) unit of the squares over the square of the unit of the values.
+    square_scale : unit of the squares over the square of the unit of the values.
     """
 
-    def __init__(
-        self, n_columns: int, bound: int, square_bound: int, n_rows: int, square_scale: np.ndarray | None = None
-    ) -> None:
-        shape = (n_columns, n_columns)
-        self._scale = np.ones(n_columns) if square_scale is None else square_scale
+    def __init__(self, n_columns: int, bound: int, square_bound: int, n_rows: int, square_scale: float = 1.0) -> None:
+        shape, self._scale = (n_columns, n_columns), square_scale
         self._count = ExactGram(shape, 1, 1, n_rows)
         self._sum = ExactGram(shape, bound, 1, n_rows)
         self._square = ExactGram(shape, square_bound, 1, n_rows)
@@ -492,7 +519,7 @@ class MaskedSums:
         count, sums = self._count.result(), self._sum.result()
         n = np.maximum(count, 1.0)
         covariance = self._product.result() - sums * sums.T / n
-        squares = self._square.result() * self._scale[:, None]
+        squares = self._square.result() * self._scale
         variance = squares - sums * sums / n
         # below this share of the squares a variance is rounding noise
         varies = variance > 1e-12 * squares

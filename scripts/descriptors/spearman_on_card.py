@@ -6,13 +6,12 @@ Integers add up without a rounding, so a card gives the bytes that the CPU gives
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from common.arrays import Accelerator
-from descriptors.codes import Codes
+from descriptors.codes import Codes, row_blocks
 from descriptors.gram import HALF, LOW, ExactGram
 
 BYTES_OF_A_SUM = 40  # of a pair: two words, a product, and what becomes of them
@@ -31,57 +30,51 @@ def centred_gram(
     """
     with card.alone():
         if np.array_equal(left, right):
-            sums, told, _ = _sums(card, codes, left, right, n_valid, n_valid, n, budget)
+            side = Side(left, n_valid)
+            sums, told, _ = _sums(card, codes, side, side, n, budget)
             return sums, told
         valid, right_valid = np.split(n_valid, [len(left)])
-        sums, told, right_told = _sums(card, codes, left, right, valid, right_valid, n, budget)
+        sums, told, right_told = _sums(card, codes, Side(left, valid), Side(right, right_valid), n, budget)
         return sums, np.concatenate([told, right_told])
 
 
+class Side(NamedTuple):
+    """Columns, and how many values each has."""
+
+    columns: np.ndarray
+    n_valid: np.ndarray
+
+
 def _sums(
-    card: Accelerator,
-    codes: Codes,
-    left: np.ndarray,
-    right: np.ndarray,
-    valid: np.ndarray,
-    right_valid: np.ndarray,
-    n: int,
-    budget: int,
+    card: Accelerator, codes: Codes, left: Side, right: Side, n: int, budget: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(p, q) sums of products, and what is told of the columns of either side, (p, 3) and (q, 3)."""
-    if BYTES_OF_A_SUM * len(left) * len(right) <= card.memory // 2 or max(len(left), len(right)) == 1:
-        return _in_blocks(card, codes, left, right, valid, right_valid, n, budget)
-    if len(left) < len(right):
-        sums, right_told, told = _sums(card, codes, right, left, right_valid, valid, n, budget)
+    n_left, n_right = len(left.columns), len(right.columns)
+    if BYTES_OF_A_SUM * n_left * n_right <= card.memory // 2 or max(n_left, n_right) == 1:
+        return _in_blocks(card, codes, left, right, n, budget)
+    if n_left < n_right:
+        sums, right_told, told = _sums(card, codes, right, left, n, budget)
         return sums.T, told, right_told
-    middle = len(left) // 2
-    above, told_above, right_told = _sums(card, codes, left[:middle], right, valid[:middle], right_valid, n, budget)
-    below, told_below, _ = _sums(card, codes, left[middle:], right, valid[middle:], right_valid, n, budget)
+    upper, lower = (Side(*(each[half] for each in left)) for half in (slice(n_left // 2), slice(n_left // 2, None)))
+    above, told_above, right_told = _sums(card, codes, upper, right, n, budget)
+    below, told_below, _ = _sums(card, codes, lower, right, n, budget)
     return np.concatenate([above, below]), np.concatenate([told_above, told_below]), right_told
 
 
 def _in_blocks(
-    card: Accelerator,
-    codes: Codes,
-    left: np.ndarray,
-    right: np.ndarray,
-    valid: np.ndarray,
-    right_valid: np.ndarray,
-    n: int,
-    budget: int,
+    card: Accelerator, codes: Codes, left: Side, right: Side, n: int, budget: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """As ``_sums``, of pairs whose sums fit on the card."""
-    symmetric = np.array_equal(left, right)
-    columns = left if symmetric else np.concatenate([left, right])
-    centres = (valid if symmetric else np.concatenate([valid, right_valid])) + 1
-    bound = (n >> codes.shift) + 1
-    one, other = slice(len(left)), slice(None) if symmetric else slice(len(left), None)
+    symmetric = np.array_equal(left.columns, right.columns)
+    columns, n_valid = left if symmetric else (np.concatenate(both) for both in zip(left, right, strict=True))
+    n_left, bound = len(left.columns), (n >> codes.shift) + 1
+    one, other = slice(n_left), slice(None) if symmetric else slice(n_left, None)
 
     def add(step: int) -> tuple[Any, Any]:
-        gram = ExactGram((len(left), len(right)), bound, bound, n, card.xp)
+        gram = ExactGram((n_left, len(right.columns)), bound, bound, n, card.xp)
         told = card.xp.zeros((len(columns), 3), np.int64)
-        offsets = card.xp.asarray(centres, np.int64)[:, None]
-        for block in card.upload(_blocks(codes, columns, step)):
+        offsets = card.xp.asarray(n_valid + 1, np.int64)[:, None]
+        for block in card.upload(row_blocks(codes, columns, step)):
             ranks = _centred(card.xp, block, offsets, codes.shift, told)
             gram.add(ranks[one].T, ranks[other].T)
         return gram.result(), told
@@ -90,11 +83,6 @@ def _in_blocks(
     step = min(card.memory // 4 // (BYTES_OF_A_RANK * width), budget // 4 // (BYTES_ON_HOST * width), LONG)
     sums, told = (card.host(each) for each in card.fitting("rows", max(step, 1), add))
     return sums, told[one], told[other]
-
-
-def _blocks(codes: Codes, columns: np.ndarray, step: int) -> Iterator[np.ndarray]:
-    n_rows = codes.shape[1]
-    return (codes.read(columns, start, min(start + step, n_rows)) for start in range(0, n_rows, step))
 
 
 def _centred(xp: Any, codes: Any, centres: Any, shift: int, told: Any) -> Any:

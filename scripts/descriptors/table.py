@@ -84,6 +84,13 @@ class Part:
         except (OSError, pa.ArrowException) as error:
             raise unreadable(self.path, error) from None
 
+    def kept(self, mask: np.ndarray, batch_rows: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Of each of these batches the rows of ``mask``, (rows,) bool."""
+        at = 0
+        for batch in self.batches(batch_rows, columns):
+            yield batch.filter(pa.array(mask[at : at + len(batch)]))
+            at += len(batch)
+
 
 def unreadable(path: str, error: Exception) -> Exception:
     if lacks_memory(error):

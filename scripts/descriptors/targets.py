@@ -120,12 +120,10 @@ def descriptors_of(table: Table, masks: list[np.ndarray], batch_rows: int) -> np
     names = list(table.descriptors)
     out, filled = np.empty((sum(int(mask.sum()) for mask in masks), len(names))), 0
     for part, mask in zip(table.parts, masks, strict=True):
-        at = 0
-        for batch in part.batches(batch_rows, names):
-            kept = batch.filter(pa.array(mask[at : at + len(batch)]))
+        for kept in part.kept(mask, batch_rows, names):
             for place, name in enumerate(names):
                 out[filled : filled + len(kept), place] = as_float(kept.column(name))
-            at, filled = at + len(batch), filled + len(kept)
+            filled += len(kept)
     out[~np.isfinite(out)] = np.nan
     return out
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from descriptors import clusters, nonlinear, products, vif
+from common.descriptors_settings import Clustering, Pass4
+from descriptors import chance, clusters, nonlinear, ordering, products, vif
 from reporting import pictures
 from reporting.page import Picture, Section, Table
 
@@ -289,10 +290,7 @@ def ranks(made: Selection, pair: np.ndarray) -> np.ndarray:
 
 def gated(made: Selection) -> np.ndarray:
     """What pass 4 clusters: its similarities without those of few common rows that chance explains."""
-    settings = made.settings(4)
-    keys = ("features", "hsic_D", "rdc_d", "rdc_seeds", "w_hsic", "w_rdc")
-    null = partial(nonlinear.null_quantile, seed=settings["random_seed"], **{key: settings[key] for key in keys})
-    return nonlinear.gate(made.similarity, null)[0]
+    return chance.gate(made.similarity, partial(chance.null_quantile, settings=Pass4(**made.settings(4))))[0]
 
 
 def prediction(utility: Mapping[str, Any]) -> Table:
@@ -344,25 +342,12 @@ def kept_by_clusters(made: Selection, number: int, similarity: np.ndarray, names
         return {}
     settings = made.settings(number)
     own = settings["spearman_threshold" if number == 2 else "nonlinear_threshold"]
-    stats = {key: values[made.places(names)] for key, values in made.ranked.stats.items() if values.ndim}
+    how = Clustering(**{key: settings[key] for key in Clustering.model_fields if key in settings})
+    stats = products.stats_of(made.ranked.stats, made.places(names))
     kept = {}
     for limit in sorted({*THRESHOLDS, own}):
-        groups = clusters.cluster(
-            similarity,
-            limit,
-            settings["clustering"],
-            products.name_order(names),
-            resolution=settings["leiden_resolution"],
-            n_consensus=settings["n_consensus"],
-            topk=settings["topk"],
-            topk_above=settings["topk_above"],
-            seed=settings["random_seed"],
-        )
-        leader = settings["clustering"] == "leader"
-        chosen = clusters.represent(
-            similarity, limit, groups, stats["missing_ratio"], stats["normalized_variance"], leader=leader
-        )
-        kept[limit] = len(chosen)
+        groups = clusters.cluster(similarity, limit, how, ordering.name_order(names))
+        kept[limit] = len(clusters.represent(similarity, limit, how, groups, stats))
     return kept
 
 
@@ -374,7 +359,7 @@ def kept_by_vif(made: Selection) -> dict[float, int]:
     places = made.places(names)
     pairwise = np.nan_to_num(made.matrix[np.ix_(places, places)])
     stats = made.ranked.stats
-    quality = products.quality_ranks(stats["missing_ratio"][places], stats["normalized_variance"][places])
+    quality = ordering.quality_ranks(stats["missing_ratio"][places], stats["normalized_variance"][places])
     kept = {}
     for limit in sorted({*VIFS, settings["vif_threshold"]}):
         if vif.is_positive_semidefinite(pairwise):

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import connected_components
 
+from common.descriptors_settings import Clustering
 from descriptors import clusters
 from descriptors.clusters import Cluster, cluster, edges, removals, represent, thin
 
@@ -61,15 +62,17 @@ def blocks(sizes, within, between=0.0, seed=0):
 
 
 def find(matrix, method="leiden", threshold=THRESHOLD, order=None, **changes):
-    options = {"resolution": 1.0, "n_consensus": 4, "topk": 40, "topk_above": 32_768, "seed": 1557} | changes
+    how = Clustering(**{"clustering": method, "n_consensus": 4, "random_seed": 1557} | changes)
     order = np.arange(len(matrix)) if order is None else order
-    return [group.tolist() for group in cluster(matrix, threshold, method, order, **options)]
+    return [group.tolist() for group in cluster(matrix, threshold, how, order)]
 
 
 def pick(matrix, groups, missing=None, variance=None, threshold=THRESHOLD, leader=False):
     missing = np.zeros(len(matrix)) if missing is None else missing
     variance = np.full(len(matrix), 0.1) if variance is None else variance
-    return represent(matrix, threshold, [np.array(group, dtype=int) for group in groups], missing, variance, leader)
+    how, stats = Clustering(clustering="leader" if leader else "leiden"), {"missing_ratio": missing}
+    stats["normalized_variance"] = variance
+    return represent(matrix, threshold, how, [np.array(group, dtype=int) for group in groups], stats)
 
 
 def promises_hold(matrix, kept, threshold=THRESHOLD):
@@ -235,7 +238,7 @@ def test_columns_without_edges_stay_alone(method):
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(ValueError, match="clustering = 'ward' is unknown"):
+    with pytest.raises(ValueError, match="should be 'leiden', 'leader' or 'components'"):
         find(np.eye(3), "ward")
 
 
@@ -254,8 +257,8 @@ def test_three_cliques_with_a_few_edges_between_them_are_three_clusters():
 
 def test_a_resolution_that_ignores_the_threshold_could_never_join_anything():
     matrix, cliques = blocks([20, 15, 10], within=(0.9, 0.99))
-    assert len(find(matrix, threshold=0.9, resolution=1 / 0.9)) == 45  # gamma = 1
-    assert find(matrix, threshold=0.9, resolution=1.0) == cliques  # gamma = threshold
+    assert len(find(matrix, threshold=0.9, leiden_resolution=1 / 0.9)) == 45  # gamma = 1
+    assert find(matrix, threshold=0.9, leiden_resolution=1.0) == cliques  # gamma = threshold
 
 
 def test_the_sign_of_a_correlation_does_not_matter():
@@ -287,7 +290,7 @@ def test_even_tied_similarities_give_the_same_leiden_clusters_in_another_order(t
     rng = np.random.default_rng(0)
     matrix = np.triu(rng.choice([0.0, 0.9, 1.0], (60, 60), p=[0.7, 0.2, 0.1]), 1)
     matrix += matrix.T
-    options = {"threshold": 0.9, "resolution": 0.5, "topk": 4, "topk_above": topk_above}
+    options = {"threshold": 0.9, "leiden_resolution": 0.5, "topk": 4, "topk_above": topk_above}
     expected = find(matrix, **options)
     for _ in range(5):
         shuffled = rng.permutation(60)
@@ -297,15 +300,15 @@ def test_even_tied_similarities_give_the_same_leiden_clusters_in_another_order(t
 
 def test_clear_structure_does_not_depend_on_the_seed():
     matrix, groups = blocks([12, 9, 7, 5, 1, 1], within=(0.85, 1.0), between=0.3)
-    assert all(find(matrix, threshold=0.8, seed=seed) == groups for seed in range(8))
+    assert all(find(matrix, threshold=0.8, random_seed=seed) == groups for seed in range(8))
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_ran_before():
     matrix = noisy(80, 5)
 
     def run(seed):
-        options = {"resolution": 1.0, "n_consensus": 5, "topk": 40, "topk_above": 32_768, "seed": seed}
-        return [group.tobytes() for group in cluster(matrix, 0.8, "leiden", np.arange(80), **options)]
+        how = Clustering(n_consensus=5, random_seed=seed)
+        return [group.tobytes() for group in cluster(matrix, 0.8, how, np.arange(80))]
 
     first = run(7)
     run(8)
@@ -338,6 +341,12 @@ def test_two_runs_of_five_are_under_half_and_three_are_not(monkeypatch):
     assert find(np.full((3, 3), 0.9), n_consensus=5) == [[0], [1, 2]]
 
 
+def test_every_run_of_leiden_is_told(monkeypatch):
+    calls, told = scripted(monkeypatch, [[0, 0], [0, 1]] * 100), []
+    cluster(np.full((2, 2), 0.9), THRESHOLD, Clustering(n_consensus=4), np.arange(2), told.append)
+    assert told == [1] * len(calls)
+
+
 def test_runs_that_never_agree_stop_after_ten_rounds_of_different_seeds(monkeypatch):
     calls = scripted(monkeypatch, [[0, 0], [0, 1]] * 100)
     assert find(np.full((2, 2), 0.9), n_consensus=2) == [[0, 1]]  # half of the runs are enough
@@ -349,7 +358,7 @@ def test_gamma_is_resolution_times_threshold_except_for_the_modularity_of_a_thin
     monkeypatch, topk_above, gamma, modularity
 ):
     calls = scripted(monkeypatch, [[0, 0]])
-    find(np.full((2, 2), 0.9), threshold=0.8, resolution=0.5, topk_above=topk_above, n_consensus=1)
+    find(np.full((2, 2), 0.9), threshold=0.8, leiden_resolution=0.5, topk_above=topk_above, n_consensus=1)
     assert [(call.gamma, call.modularity) for call in calls] == [(gamma, modularity)]
 
 

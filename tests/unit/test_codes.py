@@ -17,7 +17,7 @@ from common import files
 from common.errors import UserError
 from conftest import Stored, few_cells, store
 from descriptors import codes as module
-from descriptors import products, ranks
+from descriptors import ordering, products, ranks
 from descriptors.codes import CodeFile, CodesWriter, CodeWriter, RankCodes
 from descriptors.ranks import fine_bits
 
@@ -374,12 +374,12 @@ def test_quality_is_fewer_missing_then_more_variance_then_file_order():
     missing = np.array([0.5, 0.1, 0.1, 0.1, 0.1 + 1e-9])
     variance = np.array([0.25, 0.05, 0.2, 0.2, 0.1])
     # the last one's missing ratio is the same after rounding to 1e-6
-    assert products.quality_ranks(missing, variance).tolist() == [4, 3, 0, 1, 2]
+    assert ordering.quality_ranks(missing, variance).tolist() == [4, 3, 0, 1, 2]
 
 
 @given(st.lists(st.text("aAbB_ 10é", max_size=3), unique=True))
 def test_name_order_sorts_the_names(names):
-    assert [names[place] for place in products.name_order(names)] == sorted(names)
+    assert [names[place] for place in ordering.name_order(names)] == sorted(names)
 
 
 @pytest.mark.parametrize("n_rows", [300, 317, 400, 511])

@@ -343,11 +343,21 @@ LEIDEN = {"leiden_resolution": 2.0, "n_consensus": 3, "topk": 7, "topk_above": 9
         ("pass4", {}, {"rdc_seeds"}),
         ("pass4", {"features": "random"}, set()),
         ("pass4", {"clustering": "leader"}, {"rdc_seeds", *LEIDEN}),
+        ("pass4", {"features": "random", "w_hsic": 0.0}, {"hsic_D"}),
+        ("pass4", {"features": "random", "w_rdc": 0.0}, {"rdc_d", "rdc_seeds"}),
+        ("pass1", {}, set()),
+        ("pass1", {"range_mode": "raw"}, set()),
+        ("pass1", {"range_mode": "minmax"}, {"trim_lower", "trim_upper"}),
+        ("pass1", {"range_mode": "iqr"}, {"trim_lower", "trim_upper"}),
+        ("pass0", {"sample_rows": None}, {"random_seed"}),
+        ("pass0", {"sample_rows": None, "metadata_columns": ["id"]}, {"random_seed", "n_metadata"}),
+        ("pass0", {"metadata_columns": ["id"]}, {"n_metadata"}),
     ],
     ids=lambda value: "unread" if isinstance(value, set) else None,
 )
-def test_what_the_chosen_clustering_sketch_and_features_do_not_read_reruns_no_pass(stage, chosen, unread):
+def test_what_the_other_settings_leave_unread_reruns_no_pass(stage, chosen, unread):
     other = {"m": 64, "r": 3, "random_seed": 7, "rdc_seeds": 5, "min_effective_n": 50, **LEIDEN}
+    other |= {"n_metadata": 2, "trim_lower": 1.0, "trim_upper": 99.0, "hsic_D": 8, "rdc_d": 6}
     before = with_both("descriptors", **chosen)
     for key in other.keys() & STAGES[stage][1].model_fields.keys():
         again = stage in rerun(before, with_both("descriptors", **chosen, **{key: other[key]}))

@@ -13,26 +13,14 @@ from scipy.stats import rankdata, spearmanr
 from sklearn.cross_decomposition import CCA
 from threadpoolctl import threadpool_limits
 
+from common.descriptors_settings import Pass4
 from descriptors import feature_kernels, nonlinear
-from descriptors.nonlinear import (
-    FEW_ROWS,
-    RDC_DRAW,
-    FeatureTables,
-    Similarity,
-    Sums,
-    gate,
-    generator,
-    hsic_dictionary,
-    null_quantile,
-    rdc_dictionaries,
-    runs,
-    similarity,
-    standard_error,
-    two_digits,
-)
+from descriptors import features as module
+from descriptors.chance import FEW_ROWS, gate, null_quantile, standard_error, two_digits
+from descriptors.covariance import ChosenRows, Sums, runs
+from descriptors.features import RDC_DRAW, FeatureTables, generator, hsic_dictionary, rdc_dictionaries
+from descriptors.nonlinear import Similarity
 
-DICTIONARY = {"features": "orthonormal", "hsic_D": 16, "rdc_d": 12, "rdc_seeds": 2, "w_hsic": 0.3, "w_rdc": 0.7}
-PLAN = {"min_common": 2, "seed": 42, "budget": 2**28}
 N = 20_000
 
 
@@ -52,9 +40,15 @@ def coded(values):
     return codes, np.count_nonzero(codes, axis=1), patterns
 
 
+def similarity(codes, n_valid, patterns, rows=None, **chosen):
+    """Settings and what else there is to choose by their names; a memory of 256 MB."""
+    own = {name: chosen.pop(name) for name in Pass4.model_fields.keys() & chosen.keys()}
+    table = ChosenRows(InMemory(codes), n_valid, patterns, rows)
+    return nonlinear.similarity(table, Pass4(**{"min_effective_n": 2} | own), **{"budget": 2**28} | chosen)
+
+
 def compare(*columns, **chosen):
-    codes, n_valid, patterns = coded(np.array(columns, float))
-    return similarity(InMemory(codes), n_valid, patterns, **DICTIONARY | PLAN | chosen)
+    return similarity(*coded(np.array(columns, float)), **chosen)
 
 
 def same_bytes(one, other):
@@ -155,7 +149,7 @@ def test_the_directions_kept_give_the_hsic_of_all_features_to_1e_4(monkeypatch, 
     found = compare(*columns, features=features, w_rdc=0.0).hsic[0, 1]
     assert found > 1e-3
     with monkeypatch.context() as patch:
-        patch.setattr(nonlinear, "KERNEL_SHARE", -1.0)
+        patch.setattr(module, "KERNEL_SHARE", -1.0)
         assert compare(*columns, features=features, w_rdc=0.0).hsic[0, 1] == pytest.approx(found, abs=1e-4)
     if features == "orthonormal":
         codes, n_valid, _ = coded(columns)
@@ -221,7 +215,7 @@ def test_a_sine_is_joined():
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**32), features=st.sampled_from(["orthonormal", "random"]))
 def test_independent_columns_are_never_joined(seed, features):
-    found = compare(*normal(8, 2_000, seed=seed), features=features, seed=seed)
+    found = compare(*normal(8, 2_000, seed=seed), features=features, random_seed=seed)
     assert found.fused[np.triu_indices(8, 1)].max() < 0.3
 
 
@@ -317,7 +311,7 @@ def with_holes(values):
 @pytest.fixture
 def _every_direction(monkeypatch):
     """The kernel's features as they are: what dropping some of their directions does is tested elsewhere."""
-    monkeypatch.setattr(nonlinear, "KERNEL_SHARE", -1.0)
+    monkeypatch.setattr(module, "KERNEL_SHARE", -1.0)
 
 
 @pytest.mark.usefixtures("_every_direction")
@@ -469,17 +463,17 @@ def test_more_rows_than_one_exact_product_holds_sum_without_a_rounding():
 def test_a_row_subset_equals_a_table_of_those_rows_with_the_ranks_of_the_whole_table():
     codes, n_valid, patterns = coded(with_holes(mixed_columns(2_000)))
     rows = np.sort(np.random.default_rng(0).permutation(2_000)[:700])
-    whole = similarity(InMemory(codes), n_valid, patterns, rows=rows, **DICTIONARY | PLAN)
-    cut = similarity(InMemory(codes[:, rows]), n_valid, patterns, **DICTIONARY | PLAN)
+    whole = similarity(codes, n_valid, patterns, rows=rows)
+    cut = similarity(codes[:, rows], n_valid, patterns)
     assert same_bytes(whole, cut)
-    tight = DICTIONARY | PLAN | {"budget": 1}
-    assert same_bytes(whole, similarity(InMemory(codes), n_valid, patterns, rows=rows, **tight))
+    assert same_bytes(whole, similarity(codes, n_valid, patterns, rows=rows, budget=1))
 
 
 def test_the_seed_moves_random_features_only():
     x, y = gaussian_pair(0.7, 1_000)
-    assert same_bytes(compare(x, y, seed=1), compare(x, y, seed=2))
-    assert not same_bytes(compare(x, y, seed=1, features="random"), compare(x, y, seed=2, features="random"))
+    one, other = {"random_seed": 1}, {"random_seed": 2}
+    assert same_bytes(compare(x, y, **one), compare(x, y, **other))
+    assert not same_bytes(compare(x, y, **one, features="random"), compare(x, y, **other, features="random"))
 
 
 @pytest.mark.parametrize("n", [100, 70_000])
@@ -529,9 +523,10 @@ def test_rectangles_put_together_are_the_whole(table, data):
                 assert getattr(part, name).tobytes() == values.tobytes()
 
 
-def test_one_side_of_a_rectangle_alone_is_refused():
-    with pytest.raises(ValueError, match="both or neither"):
-        compare(*normal(3, 50), left=np.array([0]))
+def test_a_side_of_a_rectangle_that_is_not_given_is_all_columns():
+    columns, one = normal(3, 50), np.array([1])
+    assert same_bytes(compare(*columns, left=one), compare(*columns, left=one, right=np.arange(3)))
+    assert same_bytes(compare(*columns, right=one), compare(*columns, left=np.arange(3), right=one))
 
 
 # the parts of the sums
@@ -618,18 +613,18 @@ def test_a_column_that_is_constant_on_the_common_rows_is_undefined_there_only():
 def test_pairs_with_too_few_common_rows_are_undefined():
     x, y, z = normal(3, 300)
     x[:160], y[170:] = np.nan, np.nan
-    found = compare(x, y, z, min_common=100)
+    found = compare(x, y, z, min_effective_n=100)
     assert found.common[0, 1] == 10
     assert np.isnan(found.fused[0, 1]) and np.isnan(found.rdc[0, 1])
     assert not np.isnan(found.fused[:2, 2]).any()
     x[:] = np.nan
-    assert np.isnan(compare(x, z, min_common=2).fused[0, 1])
+    assert np.isnan(compare(x, z, min_effective_n=2).fused[0, 1])
 
 
 @pytest.mark.parametrize("n_columns", [0, 1, 2])
 def test_tables_of_no_one_and_two_columns_are_fine(n_columns):
     codes, n_valid, patterns = coded(normal(2, 100))
-    found = similarity(InMemory(codes[:n_columns]), n_valid[:n_columns], patterns[:n_columns], **DICTIONARY | PLAN)
+    found = similarity(codes[:n_columns], n_valid[:n_columns], patterns[:n_columns])
     assert found.fused.shape == found.common.shape == (n_columns, n_columns)
     np.testing.assert_array_equal(np.diag(found.fused), 1.0)
 
@@ -673,34 +668,33 @@ def test_progress_counts_every_row_of_every_read_and_ends_at_the_total():
     ],
 )
 def test_rdc_of_independent_columns_is_far_above_nil_in_small_samples(features, n_rows, typical):
-    rdc_alone = DICTIONARY | {"w_hsic": 0.0, "features": features, "rdc_seeds": 4}
-    assert null_quantile(n_rows, **rdc_alone, seed=1, quantile=0.5) == pytest.approx(typical, abs=0.02)
+    rdc_alone = Pass4(w_hsic=0.0, features=features, rdc_seeds=4, random_seed=1)
+    assert null_quantile(n_rows, rdc_alone, quantile=0.5) == pytest.approx(typical, abs=0.02)
 
 
 @pytest.mark.parametrize("features", ["orthonormal", "random"])
 def test_the_null_quantile_is_that_of_similarities_of_independent_columns(features):
-    chosen = DICTIONARY | {"features": features}
-    fused = compare(*normal(30, 200, seed=4), **chosen).fused[np.triu_indices(30, 1)]
+    fused = compare(*normal(30, 200, seed=4), features=features).fused[np.triu_indices(30, 1)]
     for quantile, slack in ((0.5, 0.01), (0.99, 0.05)):
-        assert null_quantile(200, **chosen, seed=42, quantile=quantile) == pytest.approx(
+        assert null_quantile(200, Pass4(features=features), quantile=quantile) == pytest.approx(
             np.quantile(fused, quantile), abs=slack
         )
 
 
 def test_the_null_quantile_depends_on_the_seed_alone():
-    assert null_quantile(300, **DICTIONARY, seed=7) == null_quantile(300, **DICTIONARY, seed=7)
-    assert null_quantile(300, **DICTIONARY, seed=7) != null_quantile(300, **DICTIONARY, seed=8)
+    assert null_quantile(300, Pass4(random_seed=7)) == null_quantile(300, Pass4(random_seed=7))
+    assert null_quantile(300, Pass4(random_seed=7)) != null_quantile(300, Pass4(random_seed=8))
     with threadpool_limits(1):
-        one = null_quantile(1_900, **DICTIONARY, seed=7)
-    assert one == null_quantile(1_900, **DICTIONARY, seed=7)
+        one = null_quantile(1_900, Pass4(random_seed=7))
+    assert one == null_quantile(1_900, Pass4(random_seed=7))
     with pytest.raises(ValueError, match="at least 2"):
-        null_quantile(1, **DICTIONARY, seed=7)
+        null_quantile(1, Pass4(random_seed=7))
 
 
 def test_the_gate_removes_chance_similarity_on_few_rows_and_keeps_dependence():
     columns = [*gaussian_pair(0.9, 150), *normal(6, 150, seed=8)]
-    found = compare(*columns, min_common=100)
-    fused, quantiles = gate(found, lambda n: null_quantile(n, **DICTIONARY, seed=42))
+    found = compare(*columns, min_effective_n=100)
+    fused, quantiles = gate(found, lambda n: null_quantile(n, Pass4(random_seed=42)))
     assert list(quantiles) == [150]
     assert fused[0, 1] == found.fused[0, 1] > 0.6
     others = fused[2:, 2:][np.triu_indices(6, 1)]
@@ -732,7 +726,7 @@ def resampled(dependence, n_rows, n_total, draws=120):
     for _ in range(draws):
         rows = np.sort(rng.choice(n_total, n_rows, replace=False))
         entries.append(_centred(left[rows]).T @ right[rows] / n_rows)
-        found = similarity(InMemory(codes), n_valid, patterns, rows=rows, **DICTIONARY | PLAN)
+        found = similarity(codes, n_valid, patterns, rows=rows)
         similarities.append([found.hsic[0, 1], found.rdc[0, 1], found.fused[0, 1]])
     return np.std(entries, axis=0), np.std(similarities, axis=0)
 
@@ -753,6 +747,5 @@ def test_the_standard_error_covers_the_similarities_of_dependent_columns_but_not
 
 
 def test_the_standard_error_is_nil_for_all_rows_and_one_over_the_root_without_end():
-    assert standard_error(10_000) == 0.01
     assert standard_error(10_000, 10_000) == 0.0
     assert standard_error(10_000, 10**12) == pytest.approx(0.01, rel=1e-7)

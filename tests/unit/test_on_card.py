@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from test_nonlinear import DICTIONARY, PLAN, InMemory, coded, same_bytes
+from test_nonlinear import coded, same_bytes, similarity
 from test_ranks import doubles
 from test_spearman import encode
 
 from common.arrays import Accelerator
 from common.errors import UserError
 from conftest import ArrayCodes, few_cells, store, write_table
-from descriptors import nonlinear, nonlinear_on_card, ranks_on_card, spearman, spearman_on_card
+from descriptors import covariance, features, nonlinear_on_card, ranks_on_card, spearman, spearman_on_card
 from descriptors.ranks import sort
 
 MEMORY = 10**9
@@ -211,9 +211,8 @@ def columns(draw):
 
 
 def compared(values, card=None, **chosen):
-    codes, n_valid, patterns = coded(values)
-    accumulate = None if card is None else partial(nonlinear_on_card.accumulate, card)
-    return nonlinear.similarity(InMemory(codes), n_valid, patterns, **DICTIONARY | PLAN | chosen, accumulate=accumulate)
+    on_card = {} if card is None else {"accumulate": partial(nonlinear_on_card.accumulate, card)}
+    return similarity(*coded(values), **chosen, **on_card)
 
 
 @given(columns(), st.sampled_from(["orthonormal", "random"]), st.sampled_from([MEMORY, 400_000]))
@@ -235,7 +234,7 @@ def test_dependence_of_a_rectangle_of_pairs_is_that_of_the_cpu(library, values, 
 
 @on_both
 def test_long_columns_are_looked_up_by_cell_as_on_the_cpu(library, monkeypatch):
-    monkeypatch.setattr(nonlinear, "CODE_TABLE", 200)
+    monkeypatch.setattr(features, "CODE_TABLE", 200)
     values = np.random.default_rng(1).standard_normal((3, 500))
     values[1] = np.round(values[0] ** 2, 1)
     values[2, :450] = np.nan  # a short one, with a table of its own
@@ -245,7 +244,7 @@ def test_long_columns_are_looked_up_by_cell_as_on_the_cpu(library, monkeypatch):
 @on_both
 def test_where_tables_do_not_fit_the_cpu_adds_up(library, monkeypatch):
     values = np.random.default_rng(2).standard_normal((3, 80))
-    monkeypatch.setattr(nonlinear.FeatureTables, "of", lambda *_: None)
+    monkeypatch.setattr(features.FeatureTables, "of", lambda *_: None)
     monkeypatch.setattr(nonlinear_on_card, "_sums", lambda *_: pytest.fail("the card has no tables"))
     assert same_bytes(compared(values, card_of(library)), compared(values))
 
@@ -263,7 +262,7 @@ def test_on_a_lack_of_memory_the_dependence_stays(library, rows):
 def test_sums_that_one_word_would_not_hold_are_carried(library, monkeypatch):
     values = np.random.default_rng(6).standard_normal((3, 300))
     expected = compared(values)
-    monkeypatch.setattr(nonlinear, "WORD", 2**45)
+    monkeypatch.setattr(covariance, "WORD", 2**45)
     assert same_bytes(compared(values, card_of(library)), expected)
 
 

@@ -12,7 +12,8 @@ from scipy.stats import rankdata
 
 from conftest import ArrayCodes, doubled_midranks
 from descriptors import common_rows
-from descriptors.common_rows import Products, Tile
+from descriptors.common_rows import Products
+from descriptors.tiles import Tile
 
 
 def products(table: np.ndarray, wide: int, min_common: int = 1, right: np.ndarray | None = None) -> Products:

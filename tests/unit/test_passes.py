@@ -348,7 +348,7 @@ def test_shards_that_do_not_make_up_the_table_are_refused(base, tmp_path, inside
     pieces = in_shards(tmp_path / "shards", 3)
     fewer = [text for text in pieces if not Path(text).name.startswith("3")]
     error = refused(inside("pass1", *pass1_arguments(tmp_path / "out", base), *fewer))
-    assert "is not this piece of pass1" in error and str(tmp_path / "shards" / "1.npz") in error
+    assert "is not shard 1 of 2 of this run" in error and str(tmp_path / "shards" / "1.npz") in error
     assert not any((tmp_path / "out" / name).exists() for name in OUTPUTS.values())
 
 

@@ -84,15 +84,17 @@ def test_no_column_is_as_well_a_shard(tmp_path):
 
 def test_what_was_found_comes_back_from_its_file(tmp_path):
     found, _, _ = scanned(tmp_path)
-    found.write(tmp_path / "piece.npz", "key")
-    assert content(Scanned.read(tmp_path / "piece.npz", "key")) == content(found)
-    assert all(type(column.constant) is bool for column in Scanned.read(tmp_path / "piece.npz", "key").columns)
+    path = str(tmp_path / "piece.npz")
+    found.write(path, "key", 1, 1)
+    [again] = Scanned.read([path], "key")
+    assert content(again) == content(found) and again.checksums == list(found.checksums)
+    assert all(type(column.constant) is bool for column in again.columns)
 
 
 @pytest.mark.parametrize("damage", ["absent", "truncated", "another file", "an array fewer", "no JSON", "other fields"])
 def test_a_damaged_piece_is_refused_in_one_line_with_its_name(tmp_path, damage):
     path = tmp_path / "piece.npz"
-    scanned(tmp_path)[0].write(path, "key")
+    scanned(tmp_path)[0].write(str(path), "key", 1, 1)
     whole, arrays = path.read_bytes(), files.read_npz(path)
     if damage == "absent":
         path.unlink()
@@ -103,10 +105,11 @@ def test_a_damaged_piece_is_refused_in_one_line_with_its_name(tmp_path, damage):
     elif damage == "an array fewer":
         files.write_npz(path, **{name: array for name, array in arrays.items() if name != "ecdf"})
     else:
-        told = "{" if damage == "no JSON" else json.dumps([[{"mean": 1}], [[]], ["x"], [{}, {}]])
-        files.write_npz(path, **arrays | {"told": np.array(told)})
+        other = {"key": "key", "told": [[{"mean": 1}], [[]], ["x"], [{}, {}]]}
+        about = "{" if damage == "no JSON" else json.dumps(other)
+        files.write_npz(path, **arrays | {"about": np.array(about)})
     with pytest.raises(UserError, match=r"; delete it and run the same command again$") as caught:
-        Scanned.read(path, "key")
+        list(Scanned.read([str(path)], "key"))
     assert str(caught.value).startswith(f"{path}: ") and len(str(caught.value).splitlines()) == 1
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata, spearmanr
 
+from common.descriptors_settings import Pass2
 from conftest import ArrayCodes, doubled_midranks, few_cells, store
 from descriptors import common_rows, sketch, spearman
 from descriptors.codes import RankCodes
@@ -471,7 +472,7 @@ def test_the_sketch_leaves_out_no_edge(missing):
     exact = pairwise(table)
     screened = pairwise(
         table,
-        within=partial(sketch.prescreened, threshold=0.9, width=1024, repeats=5, seed=1),
+        within=partial(sketch.prescreened, settings=Pass2(spearman_threshold=0.9, m=1024, r=5, random_seed=1)),
     )
     known = ~np.isnan(screened)
     assert np.isnan(screened).sum() > 100
@@ -486,7 +487,7 @@ def test_the_spread_of_the_sketch_is_the_stated_one():
     columns = np.arange(8)
     errors = []
     for seed in range(40):
-        sketches, norms = sketch.sketch(made["codes"], columns, 3000, BUDGET, width=256, repeats=4, seed=seed)
+        sketches, norms = sketch.sketch(made["codes"], columns, 3000, BUDGET, Pass2(m=256, r=4, random_seed=seed))
         estimate = np.mean([each.T @ each for each in sketches], axis=0) / np.sqrt(np.outer(norms, norms))
         errors.append(estimate[0, 1:] - exact[0, 1:])
     measured = np.std(errors, axis=0)

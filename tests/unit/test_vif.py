@@ -210,6 +210,14 @@ def test_more_removals_than_one_batch_holds_are_those_of_repeated_inversion(ties
     same_removals(eliminate(matrix, 1.5, quality, ties)[1], expected)
 
 
+def test_one_inverse_serves_many_removals(monkeypatch):
+    inverses, inverse = [], vif._inverse
+    monkeypatch.setattr(vif, "_inverse", lambda factor: inverses.append(1) or inverse(factor))
+    removals = eliminate(correlation(correlated(1, rows=400, columns=100)), 1.5, shuffled(1, 100), "quality")[1]
+    # one a batch, one that finds nothing more to remove, one of the survivors
+    assert len(inverses) == math.ceil(len(removals) / vif.REFRESH_EVERY) + 2
+
+
 def test_the_batch_size_changes_nothing(monkeypatch):
     matrix, quality = correlation(correlated(2, columns=40)), shuffled(2, 40)
     survivors, removals = eliminate(matrix, 3.0, quality, "quality")
@@ -561,14 +569,19 @@ def test_positive_semidefinite_means_no_nan_and_no_eigenvalue_below_minus_1e_8()
     assert not is_positive_semidefinite(np.array([[1, 1 + 1.1e-8], [1 + 1.1e-8, 1]]))
 
 
-def test_contradictory_correlations_end_consistent_and_below_the_threshold():
+def contradictory():
+    """Correlations of 40 columns, pair by pair on common rows, and with missing cells at the mean."""
     rng = np.random.default_rng(0)
     data = rng.normal(size=(140, 40)) @ rng.normal(size=(40, 40)) + 2 * rng.normal(size=(140, 40))
     data[:, 20:][rng.random((140, 20)) < 0.4] = np.nan
     frame = pd.DataFrame(data)
     raw = frame.corr().to_numpy()
-    consistent = frame.fillna(frame.mean()).corr().to_numpy()
     assert np.linalg.eigvalsh(raw).min() < -1e-3
+    return raw, frame.fillna(frame.mean()).corr().to_numpy()
+
+
+def test_contradictory_correlations_end_consistent_and_below_the_threshold():
+    raw, consistent = contradictory()
     survivors, removals = vif.eliminate_contradictory(raw, consistent, 4.0, np.arange(40), "quality")
     for matrix in (raw, consistent):
         part = matrix[np.ix_(survivors, survivors)]
@@ -578,3 +591,17 @@ def test_contradictory_correlations_end_consistent_and_below_the_threshold():
     assert sorted([*gone, *survivors.tolist()]) == list(range(40))
     for order, removal in enumerate(removals):
         assert removal.parent not in gone[: order + 1]
+
+
+def test_while_correlations_contradict_each_other_one_column_goes_at_a_time():
+    raw, consistent = contradictory()
+    first, _ = eliminate(consistent, 4.0, np.arange(40), "quality")
+    live, expected = first.tolist(), []
+    while True:
+        values = np.diag(np.linalg.inv(repair(raw[np.ix_(live, live)])[0]))
+        if values.max() < 4.0:
+            break
+        expected.append(live.pop(int(values.argmax())))
+    survivors, removals = vif.eliminate_contradictory(raw, consistent, 4.0, np.arange(40), "quality")
+    assert [removal.column for removal in removals[40 - len(first) :]] == expected
+    assert survivors.tolist() == live
