@@ -88,6 +88,36 @@ def test_an_import_against_the_rule_is_seen(module, other):
     assert against_the_rule(uses) == [f"{module} -> {other}"]
 
 
+LONGEST = 60  # lines of a function, its docstring and decorators with it, without a reason
+REASON = "# long: "
+
+
+def without_a_reason(text: str) -> list[str]:
+    """Functions of more than LONGEST lines that have no comment with a reason on the line before them."""
+    lines = text.splitlines()
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+            told = lines[first - 2].strip().startswith(REASON) if first > 1 else False
+            if node.end_lineno - first + 1 > LONGEST and not told:
+                found.append(node.name)
+    return found
+
+
+def test_a_long_function_says_why_it_is():
+    found = {name: without_a_reason(text) for name, text in sources().items()}
+    assert {name: functions for name, functions in found.items() if functions} == {}
+
+
+def test_a_long_function_without_a_reason_is_seen():
+    allowed = "def one():\n" + "    x = 1\n" * (LONGEST - 1)
+    longer = allowed + "    x = 1\n"
+    assert without_a_reason(allowed) == []
+    assert without_a_reason(longer) == without_a_reason(f"@cached\n{allowed}") == ["one"]
+    assert without_a_reason(f"{REASON}it lists what there is\n{longer}") == []
+
+
 # ---- what the page says
 
 
