@@ -61,7 +61,7 @@ def work(stage: Stage) -> None:
     stage.record(
         stage.paths.out_manifest,
         {
-            "parameters": Pass0.relevant(stage.parameters),
+            "parameters": stage.parameters,
             "files_digest": digest,
             "n_rows": table.rows,
             "n_rows_kept": sum(kept),

@@ -105,11 +105,7 @@ def correlation(
     else:
         gram = None if card is None else partial(spearman_on_card.centred_gram, card, budget=budget)
         within = partial(spearman.same_rows, gram=gram)
-    before, pairs = bar.n, len(left) * len(right)
-
-    def tell(done: int, total: int) -> None:
-        bar.reach(before + round(pairs * done / total))
-
+    tell = bar.share(len(left) * len(right))
     with stage.blas():
         found = spearman.pairwise(ranked.codes, *given, stage.threads, within, tell, left, right)
         with progress(stage.name, unit="pair", what="near the threshold") as near:
@@ -121,9 +117,10 @@ def correlation(
 def on_all_rows(stage: Stage, ranked: products.Ranked, bar: Bar) -> np.ndarray:
     """(P, P) correlation of all columns, none of them ranked again on the rows of a pair."""
     codes, stats, budget = ranked.codes.told_apart(), ranked.stats, stage.runtime.budget
+    share = bar.share(len(ranked.names) ** 2)
 
     def tell(rows: int) -> None:
-        bar.reach(len(ranked.names) ** 2 * rows // ranked.n_rows)
+        share(rows, ranked.n_rows)
 
     with stage.blas():
         if stage.settings.missing == "global_ranks":

@@ -104,7 +104,6 @@ def compare(
     """Similarity of the columns ``left`` with the columns ``right``; ``bar`` counts pairs."""
     # a pair of tiles has to fit on the card as well; the values do not depend on it
     budget = stage.runtime.budget if card is None else min(stage.runtime.budget, card.memory // 3)
-    before, pairs = bar.n, len(left) * len(right)
     with stage.blas():
         return nonlinear.similarity(
             entering.codes,
@@ -113,7 +112,7 @@ def compare(
             left,
             right,
             stage.threads,
-            lambda done, total: bar.reach(before + round(pairs * done / total)),
+            bar.share(len(left) * len(right)),
             TilePair.accumulate if card is None else partial(nonlinear_on_card.accumulate, card),
         )
 

@@ -70,6 +70,11 @@ class Bar(tqdm):
             self.total = total
         self.update(done - self.n)
 
+    def share(self, number: float) -> Callable[[float, float], None]:
+        """A callback for the next ``number``: what is done of how much, in units of its own."""
+        before = self.n
+        return lambda done, total: self.reach(before + round(number * done / total))
+
     def skip(self, number: int) -> None:
         """So many were done before, and tell nothing of the speed."""
         self.n += number

@@ -65,7 +65,8 @@ class Stage:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        return self.settings.model_dump()
+        """The settings that the result depends on, to be recorded."""
+        return self.settings.relevant(self.settings.model_dump())
 
     def blas(self) -> threadpool_limits:
         """Context in which the BLAS may use the stage's threads: only for exact sums, whose bits it does not change."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from threadpoolctl import threadpool_info
 
 from common.config import STAGES, runtime_of, with_runtime
-from common.descriptors_settings import Descriptors, Pass0, Pass1, Runtime
+from common.descriptors_settings import Descriptors, Pass0, Pass1, Pass2, Runtime
 from common.errors import UserError
 from common.files import read_json
 from common.molecules_settings import Molecules
@@ -373,6 +373,13 @@ def test_the_record_has_the_device_that_the_work_opened_and_only_the_settings_th
     assert record["runtime"] == TaxoclassRuntime(device="cuda").model_dump()
     assert record["versions"].keys() >= {"torch", "transformers"}
     assert capsys.readouterr().err.endswith("| cuda (H200) x 1\n")
+
+
+def test_the_record_has_no_settings_that_the_result_does_not_depend_on(run, tmp_path):
+    path = tmp_path / "toy.json"
+    run("--provenance", path, "--m", "16", "--clustering", "leader", model=Pass2)
+    assert read_json(path)["parameters"] == Pass2.relevant(Pass2(m=16, clustering="leader").model_dump())
+    assert not {"m", "r", "n_consensus"} & read_json(path)["parameters"].keys()
 
 
 def test_the_scratch_folder_is_removed_after_success(run, tmp_path):
