@@ -226,6 +226,7 @@ def decoding(n_documents: int, taxonomy: Any) -> dict[str, float]:
 def self_training(n_documents: int, taxonomy: Any) -> dict[str, float]:
     """One iteration on fixed vectors, of a model that has learnt a little; with the threads that the stage takes."""
     from common.device import settle
+    from common.taxoclass_settings import SelfTrain, TrainClassifier
     from taxoclass.classifier import Architecture, build
     from taxoclass.expected_f1 import upward
     from taxoclass.labels import Cores
@@ -233,19 +234,23 @@ def self_training(n_documents: int, taxonomy: Any) -> dict[str, float]:
     from taxoclass.posterior import leaf_posterior
     from taxoclass.self_training import SelfTraining, Silver, self_train_iteration
     from taxoclass.targets import core_targets
-    from taxoclass.training import Optimisation, Vectors, train
+    from taxoclass.training import CoreTraining, Vectors, train
 
     values, classes = documents(n_documents, taxonomy)
     cores: Cores = surest(upward(leaf_posterior(values @ classes.T, taxonomy), taxonomy), taxonomy, share=0.5)
     targets = core_targets(taxonomy, cores.indptr, cores.indices)
     keys = [str(row) for row in range(n_documents)]
-    model = build(taxonomy, classes, Architecture(DIMENSION), SEED)
+    architecture = Architecture(
+        document_size=DIMENSION, gnn="ego", gnn_num_layers=2, encoder=None, pooling="mean", gradient_checkpointing=False
+    )
+    model = build(taxonomy, classes, architecture, SEED)
+    learns = CoreTraining.of(TrainClassifier(epochs=1, min_steps=0))
     with tempfile.TemporaryDirectory() as folder:
-        train(model, Vectors(values), targets, keys, Optimisation(head_lr=1e-3, epochs=1), Path(folder))
+        train(model, Vectors(values), targets, keys, learns, Path(folder))
         silver = Silver.held_out(targets, keys, 0.1)
         with tempfile.TemporaryDirectory() as other:
             settle(trainable=False)
-            settings = SelfTraining(micro_batch=256)  # as for any fixed encoder
+            settings = SelfTraining.of(SelfTrain(), trainable=False)
             seconds, _ = clock(
                 lambda: self_train_iteration(model, Vectors(values), taxonomy, settings, 1, Path(other), silver)
             )

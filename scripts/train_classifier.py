@@ -18,7 +18,7 @@ from taxoclass.encoders import Encoder
 from taxoclass.metrics_log import MetricsLog
 from taxoclass.prediction import opinion, predict_into
 from taxoclass.targets import core_targets
-from taxoclass.training import STATE, Machine, Optimisation, scratch_logits, train
+from taxoclass.training import STATE, CoreTraining, Machine, scratch_logits, train
 
 
 def main() -> None:
@@ -57,14 +57,7 @@ def work(stage: Stage) -> None:
         warn=stage.warn,
     )
     backbone = encoder.loaded.model
-    architecture = Architecture(
-        document_size=encoder.dimension,
-        gnn=settings.gnn,
-        gnn_num_layers=settings.gnn_num_layers,
-        encoder=backbone.config.to_dict() if settings.encoder_trainable else None,
-        pooling=settings.doc_pooling,
-        gradient_checkpointing=settings.gradient_checkpointing,
-    )
+    architecture = Architecture.of(settings, backbone)
     names = documents.name_vectors(encoder, taxonomy, settings.class_template)
     with progress(stage.name, len(corpus), "text") as bar:
         texts = documents.prepared(encoder, settings.encoder_trainable, corpus.texts, paths.cache, progress=bar.update)
@@ -84,13 +77,7 @@ def work(stage: Stage) -> None:
         texts,
         core_targets(taxonomy, cores.indptr, cores.indices),
         corpus.texts,
-        Optimisation(
-            epochs=settings.epochs,
-            min_steps=settings.min_steps,
-            encoder_lr=settings.encoder_lr,
-            head_lr=settings.head_lr,
-            **settings.shared(settings.batch_size, settings.encoder_trainable),
-        ),
+        CoreTraining.of(settings),
         scratch,
         machine,
         log,

@@ -13,6 +13,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from common.taxoclass_settings import SelfTrain
 from taxoclass.bundle import weights_digest
 from taxoclass.classifier import Classifier
 from taxoclass.decoding import Decoded, decode
@@ -38,7 +39,7 @@ CONFIDENT = 0.8  # a document is confident if its largest p is above this ...
 USUAL_CONFIDENCE = (0.1, 0.9)  # ... and the share of such documents outside this range is worth a warning
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SelfTraining(Optimisation):
     """How an iteration of self-training learns.
 
@@ -48,17 +49,28 @@ class SelfTraining(Optimisation):
     stop_share : the iteration has converged if it changes the top path of fewer documents than this share.
     """
 
-    epochs: int = 3
-    batch_size: int = 256
-    encoder_lr: float = 1e-6
-    head_lr: float = 5e-4
-    temperature: float = 2.0
-    threshold: float = 0.8
-    target: Target = "soft"
-    refresh_every: int = 0
-    stop_share: float = 0.005
+    temperature: float
+    threshold: float
+    target: Target
+    refresh_every: int
+    stop_share: float
 
     rate_names: ClassVar[dict[str, str]] = {"encoder": "self_train_lr", "head": "self_train_head_lr"}
+
+    @classmethod
+    def of(cls, settings: SelfTrain, trainable: bool) -> SelfTraining:
+        """``trainable``: whether the model's encoder is trained."""
+        return cls(
+            epochs=settings.self_train_epochs,
+            encoder_lr=settings.self_train_lr,
+            head_lr=settings.self_train_head_lr,
+            temperature=settings.self_train_temperature,
+            threshold=settings.self_train_threshold,
+            target=settings.self_train_target,
+            refresh_every=settings.self_train_refresh,
+            stop_share=settings.self_train_stop,
+            **settings.shared(settings.self_train_batch_size, trainable),
+        )
 
 
 @dataclass(frozen=True)
