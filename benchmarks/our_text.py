@@ -175,6 +175,7 @@ def mining(n_documents: int, taxonomy: Any) -> dict[str, float]:
     """Core classes from similarities, nearest documents and words of names that are there."""
     from scipy.sparse import random_array
 
+    from common.taxoclass_settings import CoreClasses
     from taxoclass import mining as mine
     from taxoclass.decoding import level_weights
     from taxoclass.expected_f1 import upward
@@ -195,8 +196,8 @@ def mining(n_documents: int, taxonomy: Any) -> dict[str, float]:
         )
 
     def paper() -> None:
-        chosen = mine.candidates(unit, taxonomy)
-        mine.cores(unit, taxonomy, chosen)
+        chosen = mine.candidates(unit, taxonomy, mine.Growth.of(CoreClasses()))
+        mine.cores(unit, taxonomy, chosen, percentile=50, require_positive=True, min_conf=None)
 
     return {
         "before": before,
@@ -210,16 +211,17 @@ def mining(n_documents: int, taxonomy: Any) -> dict[str, float]:
 
 def decoding(n_documents: int, taxonomy: Any) -> dict[str, float]:
     """Label sets of the share of the documents that are Amazon's test split."""
-    from taxoclass.decoding import decode, level_weights
+    from taxoclass.decoding import Rules, decode, level_weights
     from taxoclass.expected_f1 import consistent_probabilities
 
     values, classes = documents(round(n_documents * 0.4), taxonomy)
     probability = consistent_probabilities(20 * (values @ classes.T), taxonomy)
     weights = level_weights(probability, taxonomy)
-    decode(probability[:500], taxonomy, "path", weights=weights)
+    path, likeliest = Rules(method="path"), Rules(method="expected_f1")
+    decode(probability[:500], taxonomy, path, weights)
     return {
-        "path": clock(lambda: decode(probability, taxonomy, "path", weights=weights))[0],
-        "expected_f1": clock(lambda: decode(probability, taxonomy, "expected_f1"))[0],
+        "path": clock(lambda: decode(probability, taxonomy, path, weights))[0],
+        "expected_f1": clock(lambda: decode(probability, taxonomy, likeliest))[0],
     }
 
 

@@ -349,7 +349,7 @@ def text_loops(documents: int, classes: int, say: Callable[[str], None]) -> list
     from taxoclass import mining
     from taxoclass.classifier import Architecture, build
     from taxoclass.clustering import k_means
-    from taxoclass.decoding import decode
+    from taxoclass.decoding import Rules, decode
     from taxoclass.posterior import nearest
     from taxoclass.prediction import opinion, predict_into, scale_of
     from taxoclass.products import SimilarityFile, array_digest, label_records
@@ -421,7 +421,7 @@ def text_loops(documents: int, classes: int, say: Callable[[str], None]) -> list
     more = 2.0 * known.matches(texts)
     with clock(took):
         predict_into(logits, model, documents_of, quiet, scale_of("expected_f1", taxonomy), more)
-        decoded = decode(logits, taxonomy, "expected_f1")
+        decoded = decode(logits, taxonomy, Rules(method="expected_f1"))
         chains = [taxonomy.chains[chain] if chain >= 0 else () for chain in decoded.chain.tolist()]
         ids = list(map(str, range(documents)))
         sum(1 for _ in label_records(ids, taxonomy, decoded.labels, chains, decoded.score, logits))

@@ -102,13 +102,7 @@ def mine(
         given = settings.level_weights
         weights = level_weights(similarity, taxonomy) if given is None else full_weights(given, taxonomy)
         return none, mining.path_margin(similarity, taxonomy, share=share, weights=weights), weights
-    candidates = mining.candidates(
-        similarity,
-        taxonomy,
-        quota_offset=settings.candidate_selection_quota,
-        cap_offset=settings.candidate_selection_cap,
-        power=settings.candidate_selection_power,
-    )
+    candidates = mining.candidates(similarity, taxonomy, mining.Growth.of(settings))
     cores = mining.cores(
         similarity,
         taxonomy,

@@ -21,7 +21,7 @@ from common.taxoclass_settings import Predict
 from taxoclass import bundle, documents, products
 from taxoclass.bundle import Bundle
 from taxoclass.corpus import Corpus, read_corpus
-from taxoclass.decoding import decode, full_weights
+from taxoclass.decoding import Rules, decode, full_weights
 from taxoclass.prediction import average_into, predict_into, scale_of
 from taxoclass.training import Machine, Vectors
 from taxoclass.words import Words
@@ -129,20 +129,7 @@ def report(
     """Label the documents and write what is asked for."""
     paths, taxonomy = stage.paths, model.taxonomy
     weights = weights_of(settings, model)
-    decoded = decode(
-        scores,
-        taxonomy,
-        settings.decode,
-        k=settings.decode_k,
-        threshold=settings.decode_threshold,
-        stop=settings.decode_stop,
-        width=settings.beam_width,
-        weights=weights,
-        marginal=settings.marginal,
-        min_labels=settings.min_labels,
-        max_labels=settings.max_labels,
-        consistent=settings.consistent,
-    )
+    decoded = decode(scores, taxonomy, Rules.of(settings), weights)
     chains = [taxonomy.chains[each] if each >= 0 else () for each in decoded.chain.tolist()]
     records = products.label_records(corpus.doc_ids, taxonomy, decoded.labels, chains, decoded.score, scores)
     lines = (json.dumps(record, ensure_ascii=False) for record in records)

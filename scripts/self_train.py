@@ -16,7 +16,6 @@ from common.progress import progress
 from common.stage import Stage, run_stage
 from common.taxoclass_settings import SelfTrain
 from taxoclass import bundle, documents, products
-from taxoclass.decoding import decode
 from taxoclass.metrics_log import MetricsLog
 from taxoclass.prediction import opinion
 from taxoclass.self_training import SelfTraining, Silver, self_train_iteration
@@ -107,7 +106,7 @@ def iterate(stage: Stage, before: dict[str, Any]) -> None:
         scratch,
         Silver.held_out(core_targets(taxonomy, cores.indptr, cores.indices), corpus.texts, settings.validation_share),
         before.get("agreement_floor"),
-        partial(decode, taxonomy=taxonomy, weights=before["level_weights"]),
+        np.array(before["level_weights"]),
         Machine(
             [torch.device(device)],
             mixed_precision=settings.mixed_precision,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +37,12 @@ class Labels(NamedTuple):
         """Labels of the number of classes of each document and all classes one after the other."""
         lengths = np.asarray(counts, dtype=np.int64)
         return cls(np.concatenate(([0], np.cumsum(lengths))), np.asarray(indices, dtype=np.int32))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Labels]) -> Labels:
+        """Labels of the documents of all parts, one part after the other."""
+        sizes, indices = ([getattr(each, name) for each in parts] for name in ("sizes", "indices"))
+        return cls.pack(np.concatenate(sizes), np.concatenate(indices))
 
     @property
     def sizes(self) -> np.ndarray:

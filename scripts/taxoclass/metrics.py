@@ -24,6 +24,7 @@ from taxoclass.taxonomy import Taxonomy
 
 CELLS = 2**22  # of scores, handled together
 COMPAT_LABELS = 3  # labels of a document in the published numbers
+INSIDE = 0.95  # probability inside an interval
 
 
 class Ratio(NamedTuple):
@@ -44,9 +45,9 @@ def evaluate(
     gold: Labels,
     taxonomy: Taxonomy,
     *,
-    seed: int = 0,
-    ks: Sequence[int] = (1, 3, 5),
-    resamples: int = 1000,
+    seed: int,
+    ks: Sequence[int],
+    resamples: int,
 ) -> dict[str, Any]:
     """All metrics of decoded label sets and of the scores that they come from.
 
@@ -286,9 +287,7 @@ def _ranks(values: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray
 # --- intervals
 
 
-def bootstrap(
-    ratios: Mapping[str, Ratio], *, seed: int, resamples: int = 1000, level: float = 0.95
-) -> dict[str, list[float]]:
+def bootstrap(ratios: Mapping[str, Ratio], *, seed: int, resamples: int) -> dict[str, list[float]]:
     """Percentile intervals of ratios of sums, over documents drawn with replacement.
 
     All ratios see the same draws, so intervals of one call may be compared.
@@ -297,7 +296,6 @@ def bootstrap(
     ----------
     ratios : metrics of the same N > 0 documents.
     seed : the same seed gives the same intervals.
-    level : probability inside the interval.
 
     Returns
     -------
@@ -311,5 +309,5 @@ def bootstrap(
         times = np.bincount(rng.integers(len(parts), size=len(parts)), minlength=len(parts))
         whole = times @ wholes
         each[:] = np.divide(times @ parts, whole, out=np.zeros_like(whole), where=whole > 0)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = np.quantile(drawn, [(1 - INSIDE) / 2, (1 + INSIDE) / 2], axis=0)
     return {name: [float(low[i]), float(high[i])] for i, name in enumerate(ratios)}

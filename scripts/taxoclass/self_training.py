@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from common.taxoclass_settings import SelfTrain
 from taxoclass.bundle import weights_digest
 from taxoclass.classifier import Classifier
-from taxoclass.decoding import Decoded, decode
+from taxoclass.decoding import Rules, decode
 from taxoclass.labels import Labels
 from taxoclass.metrics_log import MetricsLog
 from taxoclass.targets import CoreTargets, SelfTargets, Target, log_masses, sharpened
@@ -158,7 +157,7 @@ def self_train_iteration(
     folder: Path,
     silver: Silver | None = None,
     floor: float | None = None,
-    decoder: Callable[[np.ndarray], Decoded] | None = None,
+    weights: np.ndarray | None = None,
     machine: Machine = CPU,
     log: MetricsLog | None = None,
     fingerprint: str = "",
@@ -175,17 +174,16 @@ def self_train_iteration(
     iteration : 1-based; part of the key of the generators.
     silver : None leaves the guard out; the report says so.
     floor : ``agreement_floor`` of the iteration before, None for the first.
-    decoder : probabilities (b, C) to labels; default the exact path.
+    weights : (n levels,) weight of each level in the top path; default equal.
     folder, fingerprint : as for ``train``; ``folder / LOGITS`` holds the logits of the end, even if the start is kept.
     """
-    decoder = decoder or partial(decode, taxonomy=taxonomy)
     log = log or MetricsLog()
     inputs = ["self_train", iteration, fingerprint, documents.digest, weights_digest(model.state_dict())]
     checkpoint = Checkpoint(folder, inputs, settings, machine.warn)
     runner = Runner(model, documents, machine, settings.micro_batch)
     start = {name: value.detach().clone() for name, value in runner.inner.state_dict().items()}
     logits = scratch_logits(folder, len(documents), runner.inner.n_classes)
-    before = survey(runner, logits, decoder)
+    before = survey(runner, logits, taxonomy, weights)
     targets = SelfTargets(settings.target, settings.temperature, settings.threshold, logits, before.log_f, before.log_g)
     mass_q = _mass_of_targets(targets)
 
@@ -196,7 +194,7 @@ def self_train_iteration(
     rows = np.arange(len(documents))
     loop = Loop(runner, rows, targets, settings, iteration, checkpoint, log, before_step=refresh)
     loop.run()
-    after = survey(runner, logits, decoder)
+    after = survey(runner, logits, taxonomy, weights)
     verdict = judge(before, after, silver, settings.stop_share, floor)
     if verdict.kept == "start":
         runner.inner.load_state_dict(start)
@@ -250,7 +248,7 @@ def judge(before: Survey, after: Survey, silver: Silver | None, stop_share: floa
     return Verdict("end", why, converged, changed, was, now, floor)
 
 
-def survey(runner: Runner, logits: np.ndarray, decoder: Callable[[np.ndarray], Decoded]) -> Survey:
+def survey(runner: Runner, logits: np.ndarray, taxonomy: Taxonomy, weights: np.ndarray | None) -> Survey:
     """Predict the whole corpus into (N, C) ``logits`` and look at it, a block at a time."""
     log_f, log_g = fill(runner, logits)
     n_confident = 0
@@ -258,9 +256,8 @@ def survey(runner: Runner, logits: np.ndarray, decoder: Callable[[np.ndarray], D
     for block in blocks(logits, BLOCK):
         p = torch.from_numpy(block).double().sigmoid().numpy()
         n_confident += int((p.max(axis=1) > CONFIDENT).sum())
-        decoded.append(decoder(p))
-    sizes = np.concatenate([each.labels.sizes for each in decoded])
-    labels = Labels(np.concatenate(([0], np.cumsum(sizes))), np.concatenate([each.labels.indices for each in decoded]))
+        decoded.append(decode(p, taxonomy, Rules(method="path"), weights))
+    labels = Labels.joined([each.labels for each in decoded])
     chain = np.concatenate([each.chain for each in decoded])
     return Survey(chain, labels, n_confident / len(logits), log_f, log_g)
 

@@ -14,10 +14,17 @@ from hypothesis.extra import numpy as hnp
 
 from random_taxonomies import dags, taxonomy
 from taxoclass import decoding
-from taxoclass.decoding import Labels, decode, full_weights, level_weights
+from taxoclass.decoding import Decoded, Labels, Rules, full_weights, level_weights
 
 NAN = math.nan
 METHODS = ["expected_f1", "path", "topk", "threshold", "topdown", "beam", "prune"]
+
+
+def decode(scores, graph, method="path", weights=None, **rules) -> Decoded:
+    """By the settings' defaults, but for what is given, and without a stop."""
+    usual = {"k": 3, "threshold": 0.5, "width": 4, "min_labels": 1, "consistent": True}
+    return decoding.decode(scores, graph, Rules(method=method, **(usual | rules)), weights)
+
 
 # --- data
 

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from random_taxonomies import dags, leaves_of, taxonomy
 from taxoclass import expected_f1
-from taxoclass.decoding import decode
+from taxoclass.decoding import Rules, decode
 from taxoclass.expected_f1 import best_class, best_sets, closed_sets, consistent_probabilities, upward
 
 # --- data
@@ -252,7 +252,7 @@ def test_a_class_that_cannot_be_is_no_label_for_the_sake_of_its_parents():
 
 def test_an_unscored_class_is_no_label_for_the_sake_of_its_parents():
     scores = np.array([[0.9, 0.9, math.nan]])
-    assert decode(scores, taxonomy(3, [(0, 2), (1, 2)]), "expected_f1").labels.indices.tolist() == [0, 1]
+    assert decode(scores, taxonomy(3, [(0, 2), (1, 2)]), Rules(method="expected_f1")).labels.indices.tolist() == [0, 1]
 
 
 def test_a_class_that_cannot_be_is_not_the_best_class():

@@ -18,17 +18,14 @@ from taxoclass import mining
 from taxoclass.decoding import Labels
 from taxoclass.expected_f1 import consistent_probabilities, upward
 from taxoclass.mining import (
+    Growth,
     Sparse,
-    candidates,
     competitors,
     confidence,
-    cores,
-    expected_pairs,
     path_margin,
     report,
     surest,
     unit_similarity,
-    waves,
 )
 from taxoclass.posterior import leaf_posterior
 
@@ -79,6 +76,29 @@ def relatives(graph):
         children[parent].add(child)
     children[None] = {row for row, above in parents.items() if not above}
     return parents, children
+
+
+def growth_of(quota_offset=2, cap_offset=1, power=2) -> Growth:
+    """By the settings' defaults, but for what is given."""
+    return Growth(quota_offset=quota_offset, cap_offset=cap_offset, power=power)
+
+
+def candidates(similarity, graph, **growth):
+    return mining.candidates(similarity, graph, growth_of(**growth))
+
+
+def waves(similarity, graph, **growth):
+    return mining.waves(similarity, graph, growth_of(**growth))
+
+
+def expected_pairs(graph, seed=0, documents=64, **growth):
+    return mining.expected_pairs(graph, growth_of(**growth), seed, documents)
+
+
+def cores(similarity, graph, found, **rules):
+    """By the settings' defaults, but for what is given."""
+    usual = {"percentile": 50, "require_positive": True, "min_conf": None}
+    return mining.cores(similarity, graph, found, **(usual | rules))
 
 
 def plain_candidates(sim, graph, quota_offset=2, cap_offset=1, power=2):

@@ -27,7 +27,7 @@ from small_models import (
     trained_encoder,
 )
 from taxoclass.bundle import Bundle
-from taxoclass.decoding import decode, level_weights
+from taxoclass.decoding import Rules, decode, level_weights
 from taxoclass.posterior import nearest, neighbour_weight
 from taxoclass.prediction import average_into, opinion, predict_into, scale_of
 from taxoclass.taxonomy import Taxonomy
@@ -176,7 +176,7 @@ def test_the_opinion_is_the_default_decoder_with_weights_for_the_others(problem)
     graph, logits = problem
     found = opinion(logits, graph)
     probability = scale_of("expected_f1", graph)(logits)
-    expected = decode(probability, graph, "expected_f1").labels
+    expected = decode(probability, graph, Rules.of(Predict())).labels
     assert all(np.array_equal(one, other) for one, other in zip(found.labels, expected, strict=True))
     assert np.array_equal(found.weights, level_weights(expit(logits), graph))
     for p, each in zip(
