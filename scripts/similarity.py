@@ -101,7 +101,9 @@ def of_the_whole(stage: Stage, vectors: np.ndarray, taxonomy: Taxonomy) -> Corpu
         return CorpusWide(*np.empty((2, len(vectors), 0), np.int32))
     with stage.blas():
         with progress(stage.name, settings.clusterings, "clustering") as bar:
-            clusters = clusterings(vectors, int(taxonomy.leaves.sum()), settings.clusterings, progress=bar.update)
+            # by default 0, as before the setting had a say here: the measured figures stay what they are
+            seed = settings.random_seed ^ Similarity.model_fields["random_seed"].default
+            clusters = clusterings(vectors, int(taxonomy.leaves.sum()), settings.clusterings, seed, bar.update)
         with progress(stage.name, len(vectors), "text", "nearest ones") as bar:
             return CorpusWide(nearest(vectors, settings.neighbours, bar.update), clusters)
 

@@ -77,7 +77,7 @@ class CheckCorpus(Settings):
     test_split: str | None = Field(None, min_length=1, description="the same of test_corpus")
 
 
-class Similarity(CandidateSelection):
+class Similarity(CandidateSelection, Seeded):
     """Document-class similarity."""
 
     backend: Literal["embedding", "nli"] = Field(
@@ -137,15 +137,13 @@ class Similarity(CandidateSelection):
     @classmethod
     def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """Without what the chosen backend and candidates do not read: it must not score everything again."""
+        no_vectors = settings["backend"] == "nli" and settings["candidates"] != "paths"
         unread = {
             *(() if settings["candidates"] == "topdown" else CandidateSelection.model_fields),
             *(() if settings["candidates"] == "paths" else ("candidate_paths", "prefilter_model")),
             *(("nli_score",) if settings["backend"] == "embedding" else ("similarity_chunks",)),
-            *(
-                ("neighbours", "clusterings")
-                if settings["backend"] == "nli" and settings["candidates"] != "paths"
-                else ()
-            ),
+            *(("neighbours", "clusterings") if no_vectors else ()),
+            *(("random_seed",) if no_vectors or not settings["clusterings"] else ()),
         }
         return without(settings, unread)
 
@@ -175,7 +173,7 @@ class CoreClasses(CandidateSelection, LevelWeights, NameWords):
     def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """Without what the chosen way of mining does not read."""
         read = {
-            "posterior": ("core_share", "word_weight", "word_language"),
+            "posterior": ("core_share", "word_weight", *(("word_language",) if settings["word_weight"] else ())),
             "path_margin": ("core_share", "level_weights"),
             "taxoclass": (
                 *CandidateSelection.model_fields,
@@ -278,9 +276,16 @@ class SelfTrain(Optimiser):
         description="an iteration that changes the best path of a smaller share of documents is the last to train",
     )
 
+    @classmethod
+    def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Without what a model with a fixed encoder does not read; whether it is trained is said for stage 3."""
+        return settings if settings["encoder_trainable"] else without(settings, ("self_train_lr", "micro_batch"))
+
 
 class Predict(LevelWeights, NameWords):
     """Prediction and decoding."""
+
+    # no ``relevant``: the model that is handed out keeps all of them, for who labels other texts in another way
 
     decode: Literal["expected_f1", "path", "topk", "threshold", "topdown", "beam", "prune"] = Field(
         "expected_f1",
@@ -319,6 +324,11 @@ class Evaluate(Seeded):
 
     metric_ks: list[Annotated[int, Field(ge=1)]] = Field([1, 3, 5], min_length=1, description="k of P@k and nDCG@k")
     bootstrap_resamples: int = Field(1000, ge=0, description="resamples of the 95 % intervals; 0 = none")
+
+    @classmethod
+    def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Without the seed where nothing is drawn."""
+        return settings if settings["bootstrap_resamples"] else without(settings, ("random_seed",))
 
 
 class Files(Settings):
