@@ -17,8 +17,10 @@ def _fillable(template: str) -> str:
     known = ", ".join(f"{{{field}}}" for field in FIELDS)
     try:
         found = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
+        if set(found) <= set(FIELDS):
+            template.format(**dict.fromkeys(FIELDS, ""))
     except ValueError as error:
-        raise ValueError(f"{template!r} has a single brace ({error}); its fields are {known}") from None
+        raise ValueError(f"{template!r} has a brace that names no field ({error}); its fields are {known}") from None
     if not found:
         raise ValueError(f"{template!r} reads alike for all classes; use {known}")
     if set(found) - set(FIELDS):

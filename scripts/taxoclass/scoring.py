@@ -37,7 +37,6 @@ from taxoclass.taxonomy import Taxonomy
 Names = Literal["best", "mean"]
 Score = Literal["three_way", "entail_vs_contra"]
 
-FIELDS = ("{class_name}", "{path}", "{description}")
 PART = {"cpu": 1024, "cuda": 65_536}
 BLOCK = 4096
 
@@ -46,28 +45,14 @@ BLOCK = 4096
 
 
 def label_texts(taxonomy: Taxonomy, template: str) -> tuple[tuple[str, ...], ...]:
-    """Of each class the template filled in once a name, without repeats; ancestors in {path} keep their main name.
-
-    Raises
-    ------
-    UserError : the template has an unknown field, or none at all.
-    """
-    if not any(each in template for each in FIELDS):
-        raise UserError(f"template {template!r}: all classes would read alike; use {', '.join(FIELDS)}")
-    try:
-        return tuple(_texts(taxonomy, row, template) for row in range(len(taxonomy)))
-    except (KeyError, IndexError, ValueError):
-        raise UserError(f"template {template!r}: cannot be filled in; its fields are {', '.join(FIELDS)}") from None
-
-
-def _texts(taxonomy: Taxonomy, row: int, template: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(_filled(taxonomy, row, template)))
+    """Of each class the template, one that the settings accept, filled in once a name, without repeats."""
+    return tuple(tuple(dict.fromkeys(_filled(taxonomy, row, template))) for row in range(len(taxonomy)))
 
 
 def _filled(taxonomy: Taxonomy, row: int, template: str) -> list[str]:
-    """The template filled in for each name of a class."""
-    above = [taxonomy.text(int(taxonomy.parents[row][0]), "{path}")] if len(taxonomy.parents[row]) else []
-    description = taxonomy.descriptions[row] if taxonomy.descriptions else ""
+    """The template filled in for each name of a class; ancestors in {path} have their main name."""
+    above = [taxonomy.names[each][0] for each in taxonomy.first_chain(row)[:-1]]
+    description = taxonomy.description(row)
     return [
         template.format(class_name=name, path=" > ".join([*above, name]), description=description).strip()
         for name in taxonomy.names[row]
@@ -81,15 +66,12 @@ def ensembles(taxonomy: Taxonomy, templates: Sequence[str]) -> tuple[list[list[s
 
     Raises
     ------
-    UserError : as ``label_texts``; a class is left without a text.
+    UserError : a class is left without a text.
     """
     found: list[list[str]] = []
     first = []
-    for template in templates:
-        label_texts(taxonomy, template)  # its refusals
     for row in range(len(taxonomy)):
-        described = bool(taxonomy.descriptions and taxonomy.descriptions[row])
-        fitting = [each for each in templates if described or "{description}" not in each]
+        fitting = [each for each in templates if taxonomy.description(row) or "{description}" not in each]
         if not fitting:
             raise UserError(
                 f"class {taxonomy.ids[row]}: has no description, and {templates[0]!r} needs one; write one in"

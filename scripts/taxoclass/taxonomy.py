@@ -180,24 +180,11 @@ class Taxonomy:
             found.update(self.ancestors.indices[start[row] : start[row + 1]].tolist())
         return found
 
-    def text(self, row: int, template: str) -> str:
-        """A template filled in: {class_name}, {path} (names from a root down, by first parents) and {description}.
+    def description(self, row: int) -> str:
+        return self.descriptions[row] if self.descriptions else ""
 
-        Raises
-        ------
-        UserError : the template has another placeholder or a single brace.
-        """
-        description = self.descriptions[row] if self.descriptions else ""
-        path = " > ".join(self.names[each][0] for each in self._first_chain(row))
-        try:
-            return template.format(class_name=self.names[row][0], path=path, description=description).strip()
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise UserError(
-                f"template {template!r} cannot be filled in ({error}); it may have {{class_name}}, {{path}} and "
-                "{description}"
-            ) from None
-
-    def _first_chain(self, row: int) -> list[int]:
+    def first_chain(self, row: int) -> list[int]:
+        """Rows from a root down to a class, by first parents."""
         chain = [row]
         while len(self.parents[chain[0]]):
             chain.insert(0, int(self.parents[chain[0]][0]))

@@ -735,10 +735,16 @@ def test_any_content_is_loaded_or_refused_in_one_line(content, section):
     [
         ("about {name}", "has a field {name}; its fields are {class_name}, {path}, {description}"),
         ("about it", "reads alike for all classes; use {class_name}, {path}, {description}"),
-        ("{class_name", "has a single brace"),
+        ("{class_name", "has a brace that names no field"),
+        ("}", "has a brace that names no field"),
+        ("{path:9z}", "has a brace that names no field"),
+        ("{class_name} {}", "has a field {}; its"),
+        ("{0}", "has a field {0}; its"),
+        ("{path.nothing}", "has a field {path.nothing}; its"),
         (["{path}", "about {name}"], "has a field {name}"),
+        (["about it", "{path}"], "reads alike"),
     ],
-    ids=["foreign", "none", "brace", "listed"],
+    ids=["foreign", "none", "brace", "other brace", "format", "unnamed", "number", "attribute", "listed", "first"],
 )
 def test_a_template_that_cannot_be_filled_in_is_refused_before_anything_runs(template, told):
     given = {"hierarchy_file": "h.tsv", "train_corpus": "d.tsv", "hypothesis_template": template}

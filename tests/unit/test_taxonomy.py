@@ -252,28 +252,6 @@ def test_ids_and_rows_are_each_others_inverse():
     assert [found.row[name] for name in found.ids] == [0, 1, 2]
 
 
-# ---- text of a class
-
-
-def test_a_template_gets_the_name_the_path_and_the_description():
-    found = made([(2, 1), (1, 0)], 3, descriptions=("deep", "", ""))
-    assert found.text(0, "about {class_name}") == "about name 0"
-    assert found.text(0, "{path}") == "name 2 > name 1 > name 0"
-    assert found.text(0, "{class_name}: {description}") == "name 0: deep"
-    assert found.text(1, "{class_name} {description}") == "name 1"
-
-
-def test_a_template_uses_the_main_name_and_takes_no_brace_from_it():
-    found = Taxonomy(("a",), (("{path} %s {", "other"),), np.empty((0, 2), np.int64))
-    assert found.text(0, "<{class_name}>") == "<{path} %s {>"
-
-
-@pytest.mark.parametrize("template", ["{klass}", "{0}", "{}", "{class_name", "}", "{path.nothing}", "{path:9z}"])
-def test_a_template_that_cannot_be_filled_in_is_refused(template):
-    with pytest.raises(UserError, match=r"template .* it may have \{class_name\}, \{path\} and \{description\}$"):
-        made([], 1).text(0, template)
-
-
 # ---- reading
 
 
