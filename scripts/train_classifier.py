@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
-
-import torch
 
 from common import files
 from common.device import open_device, settle
@@ -16,9 +14,9 @@ from taxoclass import bundle, documents, products
 from taxoclass.classifier import Architecture, build
 from taxoclass.encoders import Encoder
 from taxoclass.metrics_log import MetricsLog
-from taxoclass.prediction import opinion, predict_into
+from taxoclass.prediction import Opinion, opinion, predict_into
 from taxoclass.targets import core_targets
-from taxoclass.training import STATE, CoreTraining, Machine, scratch_logits, train
+from taxoclass.training import STATE, CoreTraining, Machine, TrainReport, scratch_logits, train
 
 
 def main() -> None:
@@ -64,12 +62,7 @@ def work(stage: Stage) -> None:
     settle(settings.encoder_trainable)
     backbone = backbone.requires_grad_(True).cpu() if settings.encoder_trainable else None
     model = build(taxonomy, names, architecture, settings.random_seed, backbone)
-    machine = Machine(
-        [torch.device(device)],
-        mixed_precision=settings.mixed_precision,
-        warn=stage.warn,
-        progress=partial(progress, stage.name),
-    )
+    machine = Machine.of(stage, device, settings.mixed_precision)
     scratch = stage.scratch(paths.out_model)
     log = MetricsLog.open(paths.metrics, stage.runtime.loggers, stage.warn, resumed=(scratch / STATE).exists())
     report = train(
@@ -91,16 +84,22 @@ def work(stage: Stage) -> None:
         taxonomy,
         documents.origin(encoder, settings.encoder_trainable),
         settings=stage.parameters,
-        thresholds={"level_weights": said.weights.tolist()},
+        labelling={"level_weights": said.weights.tolist()},
     )
+    write(stage, made, said, corpus.doc_ids, report)
+
+
+def write(stage: Stage, made: bundle.Bundle, said: Opinion, doc_ids: Sequence[str], report: TrainReport) -> None:
+    """The model, what it says of all documents, and how it came to be."""
+    paths = stage.paths
     bundle.save(paths.out_model, made)
-    products.write_label_sets(paths.out_labels, said.labels, corpus.doc_ids, taxonomy)
+    products.write_label_sets(paths.out_labels, said.labels, doc_ids, made.taxonomy)
     stage.record(
         paths.out_details,
         {
             "parameters": stage.parameters,
             "made_from": files.digest(paths.details),
-            "weights_digest": bundle.weights_digest(model.state_dict()),
+            "weights_digest": bundle.weights_digest(made.model.state_dict()),
             "level_weights": said.weights,
             **asdict(report),
         },

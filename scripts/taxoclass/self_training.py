@@ -119,27 +119,35 @@ class Silver:
 
 
 @dataclass(frozen=True)
-class SelfTrainReport:
-    """One iteration, in plain numbers.
+class Verdict:
+    """Which model an iteration results in, in plain numbers.
 
-    kept : ``end`` or ``start``, the model that is the iteration's result; why : in words, "" for a plain ``end``.
+    kept : ``end`` or ``start``; why : in words, "" for a plain ``end``.
     passes_through : the iterations after this one would change nothing worth having and hand their model on.
     changed : share of documents whose top path is another one at the end of training.
-    confident_before, confident_after : share of documents with max p above ``CONFIDENT``.
     agreement_before, agreement_after : with the silver labels of held-out documents, None without any.
     agreement_floor : below it the start is kept; for the next iteration.
-    mass_p_before, mass_q, mass_p_after : (C,) expected documents of each class.
     """
 
     kept: str
     why: str
     passes_through: bool
     changed: float
-    confident_before: float
-    confident_after: float
     agreement_before: float | None
     agreement_after: float | None
     agreement_floor: float | None
+
+
+@dataclass(frozen=True)
+class SelfTrainReport(Verdict):
+    """One iteration.
+
+    confident_before, confident_after : share of documents with max p above ``CONFIDENT``.
+    mass_p_before, mass_q, mass_p_after : (C,) expected documents of each class.
+    """
+
+    confident_before: float
+    confident_after: float
     silver_documents: int
     micro_batch: int
     history: list[dict[str, Any]]
@@ -148,6 +156,7 @@ class SelfTrainReport:
     mass_p_after: list[float]
 
 
+# long: half of it says what it is given and why; the steps themselves are one way down
 def self_train_iteration(
     model: Classifier,
     documents: Documents,
@@ -214,19 +223,6 @@ def self_train_iteration(
     numbers = {name: value for name, value in asdict(report).items() if isinstance(value, float | int | str)}
     log("iteration", step=iteration, **numbers)
     return report
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The first fields of a ``SelfTrainReport``."""
-
-    kept: str
-    why: str
-    passes_through: bool
-    changed: float
-    agreement_before: float | None
-    agreement_after: float | None
-    agreement_floor: float | None
 
 
 def judge(before: Survey, after: Survey, silver: Silver | None, stop_share: float, floor: float | None) -> Verdict:

@@ -136,7 +136,7 @@ def sharpened(z: Tensor, log_f: Tensor, log_g: Tensor, temperature: float) -> Te
     return torch.sigmoid(temperature * z.double() + log_g - log_f)
 
 
-def confident(q: Tensor, threshold: float) -> Tensor:
+def decided(q: Tensor, threshold: float) -> Tensor:
     """Weight 1 where q >= t or q <= 1 - t, else 0, in the type of q; it never touches the target. t = 0.5: all 1."""
     return ((q >= threshold) | (q <= 1 - threshold)).to(q.dtype)
 
@@ -166,7 +166,7 @@ class SelfTargets:
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         q = sharpened(torch.from_numpy(self.logits[rows]), self.log_f, self.log_g, self.temperature)
-        weight = confident(q, self.threshold)
+        weight = decided(q, self.threshold)
         if self.target == "hard":
             q = (q >= 0.5).to(q.dtype)
         return q.float(), weight.float()

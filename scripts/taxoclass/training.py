@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from common import files
 from common.errors import UserError
 from common.memory import is_out_of_memory
+from common.progress import progress
+from common.stage import Stage
 from common.taxoclass_settings import TrainClassifier
 from taxoclass.bundle import content_digest, model_size, read_tensors, weights_digest, write_tensors
 from taxoclass.classifier import Classifier, unwrap, wrap
@@ -110,6 +112,12 @@ class Machine:
     mixed_precision: bool = True
     warn: Callable[[str], None] = print
     progress: Callable[[int, str, str], contextlib.AbstractContextManager[Any]] = no_bar
+
+    @classmethod
+    def of(cls, stage: Stage, device: str, mixed_precision: bool = True) -> Machine:
+        """The device that was opened for a stage, with its bars and warnings."""
+        bar = partial(progress, stage.name)
+        return cls([torch.device(device)], mixed_precision=mixed_precision, warn=stage.warn, progress=bar)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 on a GPU that computes in it; float32 elsewhere. Never fp16, whose range needs a loss scale."""

@@ -12,8 +12,8 @@ from taxoclass import targets
 from taxoclass.targets import (
     SelfTargets,
     bernoulli_loss,
-    confident,
     core_targets,
+    decided,
     log_masses,
     one_sided_loss,
     sharpened,
@@ -163,8 +163,8 @@ def test_targets_are_carried_by_document_index():
 
 def test_the_confidence_mask_weighs_entries_and_sets_no_target_to_0():
     q = torch.tensor([0.0, 0.2, 0.21, 0.5, 0.79, 0.8, 1.0])
-    assert confident(q, 0.8).tolist() == [1, 1, 0, 0, 0, 1, 1]
-    assert confident(q, 0.5).tolist() == [1] * 7
+    assert decided(q, 0.8).tolist() == [1, 1, 0, 0, 0, 1, 1]
+    assert decided(q, 0.5).tolist() == [1] * 7
     z = np.random.default_rng(4).normal(0, 3, (50, 4))
     found, weight = self_targets(z, threshold=0.8).batch(np.arange(50))
     unmasked, _ = self_targets(z, threshold=0.5).batch(np.arange(50))
