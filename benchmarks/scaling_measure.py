@@ -346,7 +346,6 @@ def text_loops(documents: int, classes: int, say: Callable[[str], None]) -> list
 
     from common.taxoclass_settings import CoreClasses, SelfTrain, TrainClassifier
     from core_classes import mine
-    from taxoclass import mining
     from taxoclass.classifier import Architecture, build
     from taxoclass.clustering import k_means
     from taxoclass.decoding import Rules, decode
@@ -389,7 +388,7 @@ def text_loops(documents: int, classes: int, say: Callable[[str], None]) -> list
         known.matches(texts)
     record("core_classes", {"text read": float(documents)}, took.pop())
     with clock(took):
-        _, cores, _ = mine(CoreClasses(), stored, mining.unit_similarity(scores), texts, taxonomy)
+        _, cores, _ = mine(CoreClasses(), stored, texts, taxonomy)
     record("core_classes", {"text read": float(documents), "mined cell": size.cells}, took.pop())
     names = labels[::4]
     architecture = Architecture(

@@ -127,7 +127,8 @@ def report(
     """Label the documents and write what is asked for."""
     paths, taxonomy = stage.paths, model.taxonomy
     weights = weights_of(settings, model)
-    decoded = decode(scores, taxonomy, Rules.of(settings), weights)
+    with progress(stage.name, len(corpus), "text", "labels") as bar:
+        decoded = decode(scores, taxonomy, Rules.of(settings), weights, bar.update)
     chains = [taxonomy.chains[each] if each >= 0 else () for each in decoded.chain.tolist()]
     records = products.label_records(corpus.doc_ids, taxonomy, decoded.labels, chains, decoded.score, scores)
     lines = (json.dumps(record, ensure_ascii=False) for record in records)

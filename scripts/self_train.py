@@ -114,7 +114,8 @@ def iterate(stage: Stage, before: dict[str, Any]) -> None:
     log.close()
     weights, labels = before["level_weights"], products.read_label_sets(paths.labels, corpus.doc_ids, taxonomy)
     if report.kept == "end":
-        labels, found = opinion(np.load(scratch / LOGITS, mmap_mode="r"), taxonomy)
+        with progress(stage.name, len(corpus), "text", "labels") as bar:
+            labels, found = opinion(np.load(scratch / LOGITS, mmap_mode="r"), taxonomy, bar.update)
         weights = found.tolist()
     made = bundle.Bundle(
         start.model,

@@ -77,8 +77,9 @@ def work(stage: Stage) -> None:
         paths.code,
     )
     log.close()
-    logits = scratch_logits(scratch, len(corpus), len(taxonomy))
-    said = opinion(predict_into(logits, model, texts, machine), taxonomy)
+    logits = predict_into(scratch_logits(scratch, len(corpus), len(taxonomy)), model, texts, machine)
+    with progress(stage.name, len(corpus), "text", "labels") as bar:
+        said = opinion(logits, taxonomy, bar.update)
     made = bundle.Bundle(
         model,
         taxonomy,

@@ -28,7 +28,12 @@ def _fillable(template: str) -> str:
     return template
 
 
+Names = Literal["best", "mean"]
+NliScore = Literal["three_way", "entail_vs_contra"]
 Pooling = Literal["mean", "cls"]
+Gnn = Literal["ego", "full", "off"]
+Target = Literal["soft", "hard", "paper"]
+Method = Literal["expected_f1", "path", "topk", "threshold", "topdown", "beam", "prune"]
 Template = Annotated[str, Field(min_length=1), AfterValidator(_fillable)]
 MINILM = "all-MiniLM-L6-v2"
 TEMPLATES = ["{class_name}", "{path}", "This text is about {class_name}.", "a document about {class_name}"]
@@ -93,10 +98,8 @@ class Similarity(CandidateSelection, Seeded):
         description="text that stands for a class, with {class_name}, {path} or {description}; of several the mean "
         "vector (embedding), or see class_names (nli); null = four of them, or 'This document is about {class_name}.'",
     )
-    class_names: Literal["best", "mean"] = Field(
-        "best", description="score of a class with several names or hypotheses"
-    )
-    nli_score: Literal["three_way", "entail_vs_contra"] = Field(
+    class_names: Names = Field("best", description="score of a class with several names or hypotheses")
+    nli_score: NliScore = Field(
         "three_way", description="softmax over all labels, or sigmoid of entailment minus contradiction"
     )
     candidates: Literal["all", "topdown", "paths"] = Field(
@@ -222,7 +225,7 @@ class TrainClassifier(Optimiser):
         "{class_name}",
         description="text whose vector stands for a class, with {class_name}, {path} or {description}",
     )
-    gnn: Literal["ego", "full", "off"] = Field(
+    gnn: Gnn = Field(
         "ego", description="graph network over each class's parents and children, over the whole taxonomy, or none"
     )
     gnn_num_layers: int = Field(2, ge=1, le=16, description="its layers")
@@ -269,7 +272,7 @@ class SelfTrain(Optimiser):
     self_train_threshold: float = Field(
         0.8, ge=0.5, le=1, description="targets count where q is at least this, or at most 1 minus this; 0.5 = all"
     )
-    self_train_target: Literal["soft", "hard", "paper"] = Field(
+    self_train_target: Target = Field(
         "soft", description="q and the Bernoulli KL, q rounded, or the printed one-sided loss, which only pushes up"
     )
     self_train_refresh: int = Field(0, ge=0, description="steps after which q is made anew; 0 = once an iteration")
@@ -289,7 +292,7 @@ class Predict(LevelWeights, NameWords):
 
     # no ``relevant``: the model that is handed out keeps all of them, for who labels other texts in another way
 
-    decode: Literal["expected_f1", "path", "topk", "threshold", "topdown", "beam", "prune"] = Field(
+    decode: Method = Field(
         "expected_f1",
         description="how probabilities become labels; expected_f1: those of a softmax over the leaves, summed upwards, "
         "into the set of the highest expected Example-F1; all others: a sigmoid a class",

@@ -16,21 +16,18 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.taxoclass_settings import TrainClassifier
+from common.taxoclass_settings import Gnn, Pooling, TrainClassifier
 from taxoclass.taxonomy import Taxonomy
 
 # a product with a dense matrix is all that is asked of it
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-
-Gnn = Literal["ego", "full", "off"]
-Pooling = Literal["cls", "mean"]
 
 SHARPNESS = 15.0  # logit of an untrained model at cosine 1
 NEARLY_ZERO = 1e-6  # norm below which a centred vector is rounding noise: its class has the mean name

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from common.taxoclass_settings import Predict
+from common.progress import Progress, unseen
+from common.taxoclass_settings import Method, Predict
 from taxoclass.expected_f1 import best_sets
 from taxoclass.labels import Labels
 from taxoclass.taxonomy import Taxonomy
-
-Method = Literal["expected_f1", "path", "topk", "threshold", "topdown", "beam", "prune"]
 
 CELLS = 2**21  # of documents x chains, handled together
 
@@ -236,7 +235,13 @@ class Rules:
         return np.inf if self.max_labels is None else self.max_labels
 
 
-def decode(scores: np.ndarray, taxonomy: Taxonomy, rules: Rules, weights: np.ndarray | None = None) -> Decoded:
+def decode(
+    scores: np.ndarray,
+    taxonomy: Taxonomy,
+    rules: Rules,
+    weights: np.ndarray | None = None,
+    progress: Progress = unseen,
+) -> Decoded:
     """Label sets from scores.
 
     ``expected_f1``
@@ -261,13 +266,17 @@ def decode(scores: np.ndarray, taxonomy: Taxonomy, rules: Rules, weights: np.nda
     ----------
     scores : (N, C) float, probabilities, similarities or logits; NaN is unscored. A memory map is read by blocks.
     weights : (n levels,) weight of each level in a chain's mean, > 0, as from ``level_weights``; default equal.
+    progress : is told of each document.
 
     Raises
     ------
     ValueError : a shape that does not fit the taxonomy.
     """
     chains = Chains.of(taxonomy, weights)
-    parts = [_decode(node, taxonomy, chains, rules) for _, node in blocks(scores, taxonomy)]
+    parts = []
+    for _, node in blocks(scores, taxonomy):
+        parts.append(_decode(node, taxonomy, chains, rules))
+        progress(node.shape[1])
     if not parts:
         return Decoded(Labels.of([]), np.empty(0, np.int32), np.empty(0, np.float32))
     sizes, classes, chain, score = (np.concatenate(part) for part in zip(*parts, strict=True))

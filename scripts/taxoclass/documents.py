@@ -10,7 +10,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.progress import Progress, unseen
-from taxoclass.encoders import BATCH_TOKENS, Encoder, Warn, encode_cached, log_warning
+from taxoclass.encoders import BATCH_TOKENS, Encoder, Warn, encode_cached
 from taxoclass.models import locate
 from taxoclass.scoring import label_texts
 from taxoclass.taxonomy import Taxonomy
@@ -37,7 +37,7 @@ def reopen(
     local_files_only: bool = True,
     *,
     name: str | None = None,
-    warn: Warn = log_warning,
+    warn: Warn = print,
 ) -> Encoder:
     """The encoder that ``origin`` tells of.
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from common import files
 from common.errors import UserError
 from common.memory import excuse, is_out_of_memory
 from common.progress import Progress, unseen
+from common.taxoclass_settings import Pooling
 from taxoclass.models import WEIGHTS, digest, locate, one_line, weight_files
 
 PADDING = 0.05
@@ -29,12 +29,7 @@ BATCH_TOKENS = 8192
 SHARD = 1024
 CALIBRATION_SECONDS = 0.5
 
-Pooling = Literal["mean", "cls"]
 Warn = Callable[[str], None]
-
-
-def log_warning(message: str) -> None:
-    logging.getLogger("winnow").warning(message)
 
 
 # ---- sequences
@@ -201,7 +196,7 @@ class Loaded:
     frame: Frame
     device: torch.device
     max_length: int
-    warn: Warn = log_warning
+    warn: Warn = print
     tally: Tally = field(default_factory=Tally)
     ceiling: int | None = None  # token budget that an out-of-memory error left
 
@@ -355,7 +350,7 @@ def load(
     *,
     pair: bool,
     local_files_only: bool = True,
-    warn: Warn = log_warning,
+    warn: Warn = print,
 ) -> Loaded:
     """Find, verify and load a model of a transformers Auto class, float32, ready for inference.
 
@@ -499,7 +494,7 @@ class Encoder:
         *,
         pooling: Pooling = "mean",
         chunks: int = 1,
-        warn: Warn = log_warning,
+        warn: Warn = print,
     ) -> Encoder:
         """As :func:`load`."""
         loaded = load(name, AutoModel, device, max_length, pair=False, local_files_only=local_files_only, warn=warn)
@@ -526,21 +521,20 @@ class Encoder:
         texts: Sequence[str],
         batch_tokens: int = BATCH_TOKENS,
         progress: Progress = unseen,
-        *,
-        normalize: bool = True,
     ) -> np.ndarray:
-        """(n, d) float32, a vector a text in the order of ``texts``, of length 1 unless told otherwise.
+        """(n, d) float32, a vector of length 1 a text, in the order of ``texts``.
 
         Identical texts are run once. ``progress`` is called with the number of texts done since its last call.
         """
         unique, inverse = distinct(texts)
         progress(len(texts) - len(unique))
         vectors, tokens = self.raw(unique, batch_tokens, progress)
-        return self._finished(vectors, tokens, inverse, normalize)
+        return self.finished(vectors, tokens, inverse)
 
-    def _finished(self, vectors: np.ndarray, tokens: np.ndarray, inverse: np.ndarray, normalize: bool) -> np.ndarray:
+    def finished(self, vectors: np.ndarray, tokens: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+        """The vectors of ``encode`` from those of ``raw`` of its distinct texts; texts that were cut are counted."""
         self.tally.truncated += int((tokens > self.loaded.room * self.chunks)[inverse].sum())
-        return (unit(vectors) if normalize else vectors)[inverse]
+        return unit(vectors)[inverse]
 
     def raw(
         self, texts: Sequence[str], batch_tokens: int = BATCH_TOKENS, progress: Progress = unseen
@@ -628,9 +622,6 @@ def encode_cached(
     cache_folder: str | Path,
     batch_tokens: int = BATCH_TOKENS,
     progress: Progress = unseen,
-    *,
-    normalize: bool = True,
-    shard: int = SHARD,
 ) -> np.ndarray:
     """As :meth:`Encoder.encode`, but what is in the cache is not run, and what is run is kept, shard by shard.
 
@@ -652,9 +643,9 @@ def encode_cached(
             vectors[here], tokens[here] = stored["vectors"][there], stored["tokens"][there]
     missing = np.flatnonzero(tokens < 0)
     progress(len(texts) - len(missing))
-    for start in range(0, len(missing), shard):
-        rows = missing[start : start + shard]
+    for start in range(0, len(missing), SHARD):
+        rows = missing[start : start + SHARD]
         vectors[rows], tokens[rows] = encoder.raw([unique[at] for at in rows], batch_tokens, progress)
         name = f"{xxhash.xxh3_64_hexdigest(keys[rows].tobytes())}.npz"
         files.write_npz(folder / name, keys=keys[rows], vectors=vectors[rows], tokens=tokens[rows])
-    return encoder._finished(vectors, tokens, inverse, normalize)
+    return encoder.finished(vectors, tokens, inverse)

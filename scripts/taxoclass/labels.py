@@ -61,8 +61,7 @@ class Labels(NamedTuple):
 
     def closed(self, taxonomy: Taxonomy) -> csr_array:
         """(N, C) float64, 1 where a document has a class or one below it."""
-        own = self.matrix(len(taxonomy))
-        closed = (own + own @ taxonomy.ancestors.astype(np.float64)).tocsr()
+        closed = self.matrix(len(taxonomy)) @ taxonomy.closed_sets
         closed.data[:] = 1
         return closed
 

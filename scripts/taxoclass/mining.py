@@ -386,8 +386,7 @@ def path_margin(
     ------
     ValueError : a share out of range, a shape that does not fit the taxonomy.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share is above 0 and at most 1, not {share}")
+    _check_share(share)
     chains = Chains.of(taxonomy, weights)
     chain, gap = np.full(len(similarity), -1), np.full(len(similarity), -np.inf)
     for some, node in blocks(similarity, taxonomy):
@@ -397,6 +396,11 @@ def path_margin(
     thresholds = np.full(len(taxonomy), gap[kept].min(initial=np.inf) if count else np.nan)
     keys = kept * len(taxonomy) + chains.last[chain[kept]]
     return Cores(*_csr(keys, similarity.shape), gap[kept].astype(np.float32), thresholds)
+
+
+def _check_share(share: float) -> None:
+    if not 0 < share <= 1:
+        raise ValueError(f"share is above 0 and at most 1, not {share}")
 
 
 def _margin(score: np.ndarray, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
@@ -426,8 +430,7 @@ def surest(probability: np.ndarray, taxonomy: Taxonomy, *, share: float) -> Core
     ------
     ValueError : a share out of range, a shape that does not fit the taxonomy.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share is above 0 and at most 1, not {share}")
+    _check_share(share)
     _check_shape(probability, taxonomy)
     best, worth = best_class(probability, taxonomy)
     known = np.flatnonzero(worth > 0)

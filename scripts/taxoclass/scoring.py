@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification
 from common import files
 from common.errors import UserError
 from common.progress import Progress, unseen
+from common.taxoclass_settings import Names, NliScore
 from taxoclass.encoders import (
     BATCH_TOKENS,
     Cost,
@@ -28,14 +29,10 @@ from taxoclass.encoders import (
     distinct,
     forward_flops,
     load,
-    log_warning,
     piece,
     unit,
 )
 from taxoclass.taxonomy import Taxonomy
-
-Names = Literal["best", "mean"]
-Score = Literal["three_way", "entail_vs_contra"]
 
 PART = {"cpu": 1024, "cuda": 65_536}
 BLOCK = 4096
@@ -170,7 +167,7 @@ class NliScorer:
     loaded: Loaded
     entailment: int
     contradiction: int | None
-    score: Score = "three_way"
+    score: NliScore = "three_way"
 
     @classmethod
     def load(
@@ -180,8 +177,8 @@ class NliScorer:
         max_length: int = 256,
         local_files_only: bool = True,
         *,
-        score: Score = "three_way",
-        warn: Warn = log_warning,
+        score: NliScore = "three_way",
+        warn: Warn = print,
     ) -> NliScorer:
         """As :func:`taxoclass.encoders.load`.
 

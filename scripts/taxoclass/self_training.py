@@ -12,13 +12,13 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from common.taxoclass_settings import SelfTrain
+from common.taxoclass_settings import SelfTrain, Target
 from taxoclass.bundle import weights_digest
 from taxoclass.classifier import Classifier
 from taxoclass.decoding import Rules, decode
 from taxoclass.labels import Labels
 from taxoclass.metrics_log import MetricsLog
-from taxoclass.targets import CoreTargets, SelfTargets, Target, log_masses, sharpened
+from taxoclass.targets import CoreTargets, SelfTargets, log_masses, sharpened
 from taxoclass.taxonomy import Taxonomy
 from taxoclass.training import (
     BLOCK,

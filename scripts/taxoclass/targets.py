@@ -13,17 +13,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Protocol, get_args
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array, eye_array
+from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional
 
+from common.taxoclass_settings import Target
 from taxoclass.taxonomy import Taxonomy
-
-Target = Literal["paper", "soft", "hard"]
 
 
 class Targets(Protocol):
@@ -82,9 +81,8 @@ def core_targets(taxonomy: Taxonomy, indptr: np.ndarray, indices: np.ndarray) ->
     """
     n = len(taxonomy)
     cores = csr_array((np.ones(len(indices), dtype=np.int64), indices, indptr), shape=(len(indptr) - 1, n))
-    above = taxonomy.ancestors.astype(np.int64)
-    positive = _pattern(cores @ (above + eye_array(n, dtype=np.int64, format="csr")))
-    below = _pattern(cores @ above.T)
+    positive = _pattern(cores @ taxonomy.closed_sets)
+    below = _pattern(cores @ taxonomy.ancestors.astype(np.int64).T)
     ignored = _pattern(below - below.multiply(positive))
     return CoreTargets(positive.astype(bool), ignored.astype(bool))
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, eye_array
 
 from common.errors import UserError
 
@@ -136,6 +136,11 @@ class Taxonomy:
         pairs = [(row, other) for row, found in enumerate(above) for other in sorted(found)]
         rows, columns = (np.array(side, dtype=np.int64) for side in zip(*pairs, strict=True)) if pairs else ([], [])
         return csr_array((np.ones(len(pairs), dtype=bool), (rows, columns)), shape=(len(self), len(self)))
+
+    @cached_property
+    def closed_sets(self) -> csr_array:
+        """(C, C) float64: row c is 1 at c and at all its ancestors."""
+        return csr_array(self.ancestors.astype(np.float64) + eye_array(len(self), format="csr"))
 
     @cached_property
     def chains(self) -> tuple[tuple[int, ...], ...]:

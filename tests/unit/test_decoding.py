@@ -511,6 +511,14 @@ def test_documents_are_decoded_one_by_one_as_together(problem, method):
     assert all(np.array_equal(a, b) for a, b in zip(together.labels, apart.labels, strict=True))
 
 
+@pytest.mark.parametrize("cells", [1, 2**21])
+def test_progress_is_told_of_every_document(cells):
+    done = []
+    with patch.object(decoding, "CELLS", cells):
+        decoding.decode(np.ones((5, 2)), taxonomy(2, []), Rules(method="path"), progress=done.append)
+    assert sum(done) == 5 and len(done) == (5 if cells == 1 else 1)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_no_documents_give_no_labels(method):
     found = decode(np.empty((0, 2)), taxonomy(2, []), method)

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from random_taxonomies import dags, leaves_of, taxonomy
 from taxoclass import expected_f1
 from taxoclass.decoding import Rules, decode
-from taxoclass.expected_f1 import best_class, best_sets, closed_sets, consistent_probabilities, upward
+from taxoclass.expected_f1 import best_class, best_sets, consistent_probabilities, upward
 
 # --- data
 
@@ -76,7 +76,7 @@ def grown(graph, probability, most=None):
 
 @given(dags())
 def test_a_closed_set_is_a_class_with_all_its_ancestors_each_once(graph):
-    found = closed_sets(graph).toarray()
+    found = graph.closed_sets.toarray()
     assert found.dtype == np.float64 and set(np.unique(found)) <= {0.0, 1.0}
     assert sets_of(found.T) == [closed(graph, row) for row in range(len(graph))]
 

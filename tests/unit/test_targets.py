@@ -195,7 +195,7 @@ def test_paper_at_threshold_one_half_is_the_printed_loss():
 
 
 def test_an_unknown_target_is_refused():
-    with pytest.raises(ValueError, match="target = 'softer' is not one of paper, soft, hard"):
+    with pytest.raises(ValueError, match="target = 'softer' is not one of soft, hard, paper"):
         self_targets(np.zeros((1, 1)), "softer")
 
 
