@@ -309,7 +309,7 @@ def training(card: Card) -> list[Line]:
 
     from common.taxoclass_settings import SelfTrain, TrainClassifier
     from taxoclass.classifier import Architecture, build
-    from taxoclass.encoders import forward_flops
+    from taxoclass.inference import forward_flops
     from taxoclass.self_training import SelfTraining, self_train_iteration
     from taxoclass.taxonomy import Taxonomy
     from taxoclass.training import Machine, Tokens

@@ -18,20 +18,8 @@ from common import files
 from common.errors import UserError
 from common.progress import Progress, unseen
 from common.taxoclass_settings import Names, NliScore
-from taxoclass.encoders import (
-    BATCH_TOKENS,
-    Cost,
-    Encoder,
-    Loaded,
-    Tally,
-    Warn,
-    content_keys,
-    distinct,
-    forward_flops,
-    load,
-    piece,
-    unit,
-)
+from taxoclass.encoders import Encoder, content_keys, distinct, piece, unit
+from taxoclass.inference import BATCH_TOKENS, Cost, Loaded, Tally, Warn, forward_flops, load
 from taxoclass.taxonomy import Taxonomy
 
 PART = {"cpu": 1024, "cuda": 65_536}
@@ -180,7 +168,7 @@ class NliScorer:
         score: NliScore = "three_way",
         warn: Warn = print,
     ) -> NliScorer:
-        """As :func:`taxoclass.encoders.load`.
+        """As :func:`taxoclass.inference.load`.
 
         Raises
         ------

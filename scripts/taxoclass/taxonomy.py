@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -177,13 +177,6 @@ class Taxonomy:
         groups = [self.children[parent] for parent in self.parents[row]] or [self.roots]
         together = np.unique(np.concatenate(groups))
         return together[together != row]
-
-    def closed(self, rows: Sequence[int]) -> set[int]:
-        """``rows`` and all their ancestors."""
-        start, found = self.ancestors.indptr, {int(row) for row in rows}
-        for row in tuple(found):
-            found.update(self.ancestors.indices[start[row] : start[row + 1]].tolist())
-        return found
 
     def description(self, row: int) -> str:
         return self.descriptions[row] if self.descriptions else ""

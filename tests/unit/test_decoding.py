@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from random_taxonomies import dags, taxonomy
+from random_taxonomies import closed, dags, taxonomy
 from taxoclass import decoding
 from taxoclass.decoding import Decoded, Labels, Rules, full_weights, level_weights
 
@@ -170,9 +170,9 @@ def test_label_sets_are_ascending_without_repeats():
 @given(dags(), st.data())
 def test_closed_label_sets_are_those_of_the_taxonomy(graph, data):
     chosen = data.draw(st.lists(st.sets(st.integers(0, len(graph) - 1)), min_size=1, max_size=4))
-    closed = Labels.of(chosen).closed(graph).toarray()
-    assert [set(np.flatnonzero(row).tolist()) for row in closed] == [graph.closed(sorted(each)) for each in chosen]
-    assert set(np.unique(closed)) <= {0.0, 1.0}
+    found = Labels.of(chosen).closed(graph).toarray()
+    assert [set(np.flatnonzero(row).tolist()) for row in found] == [closed(graph, sorted(each)) for each in chosen]
+    assert set(np.unique(found)) <= {0.0, 1.0}
 
 
 # --- path
@@ -363,8 +363,8 @@ def test_a_threshold_of_minus_infinity_leaves_unscored_classes_out():
 
 def plain_expected_f1(graph, score, max_labels):
     """The best of all sets that hold their ancestors; a class lends its probability to less likely ancestors."""
-    usable = {c for c in range(len(graph)) if not any(math.isnan(score[a]) for a in graph.closed([c]))}
-    p = {a: max(score[c] for c in usable if a in graph.closed([c])) for a in usable}
+    usable = {c for c in range(len(graph)) if not any(math.isnan(score[a]) for a in closed(graph, [c]))}
+    p = {a: max(score[c] for c in usable if a in closed(graph, [c])) for a in usable}
     # of equals the less deep, then the first
     order = sorted(usable, key=lambda c: (-p[c], longest_way(graph, c), c))
     best, value = set(), 0.0
@@ -417,7 +417,7 @@ def test_a_set_of_expected_f1_holds_all_ancestors_also_where_a_minimum_fills_it_
         graph = taxonomy(4, [(0, shared), (root, shared), (0, 3)])
         scores = np.array([[1.0, 0.25, 0.25, 0.75]])
         for labels in sets(decode(scores, graph, "expected_f1", min_labels=3).labels):
-            assert labels == graph.closed(sorted(labels))
+            assert labels == closed(graph, sorted(labels))
 
 
 # --- limits

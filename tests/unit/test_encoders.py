@@ -32,8 +32,9 @@ from transformers import (
 )
 
 from common.errors import UserError
-from taxoclass import encoders, models
-from taxoclass.encoders import Encoder, Tally, encode_cached, fitting, forward_flops, learn_frame
+from taxoclass import encoders, inference, models
+from taxoclass.encoders import Encoder, encode_cached
+from taxoclass.inference import Tally, fitting, forward_flops, learn_frame
 from taxoclass.models import locate
 
 torch.set_num_threads(1)  # two threads that share a busy core wait for each other
@@ -439,7 +440,7 @@ def test_a_batch_is_as_large_as_budget_and_padding_allow(lengths, budget):
     st.integers(1, 50),
 )
 def test_every_row_has_one_turn_with_little_padding_and_memory_errors_halve_the_budget(lengths, budget, limit):
-    loaded = encoders.Loaded.__new__(encoders.Loaded)
+    loaded = inference.Loaded.__new__(inference.Loaded)
     warnings: list[str] = []
     loaded.tally, loaded.ceiling, loaded.warn = Tally(), None, warnings.append
     turns: list[int] = []
@@ -542,7 +543,7 @@ def test_a_measurement_that_runs_out_of_memory_still_ends(encoder):
 
 @pytest.mark.parametrize(("seconds", "words"), [(3, "3 s"), (300, "5.0 min"), (9000, "2.5 h"), (864_000, "10.0 d")])
 def test_a_span_of_time_reads_well(seconds, words):
-    assert str(encoders.Cost("pairs", 10, 50, 1e12, seconds)).endswith(f"about {words}")
+    assert str(inference.Cost("pairs", 10, 50, 1e12, seconds)).endswith(f"about {words}")
 
 
 # ---- the cache

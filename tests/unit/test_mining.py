@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from random_taxonomies import dags, taxonomy
+from random_taxonomies import closed, dags, taxonomy
 from taxoclass import mining
 from taxoclass.decoding import Labels
 from taxoclass.expected_f1 import consistent_probabilities, upward
@@ -374,7 +374,7 @@ def test_requiring_a_positive_confidence_makes_silver_labels_more_precise():
     rng = np.random.default_rng(2)
     graph = tree(4, 5, 3)
     similarity, leaf = noisy_documents(rng, graph, 500, noise=0.12)
-    gold = Labels.of(graph.closed([row]) for row in leaf.tolist())
+    gold = Labels.of(closed(graph, [row]) for row in leaf.tolist())
     found = candidates(similarity, graph)
     with_it, without = (
         report(cores(similarity, graph, found, require_positive=positive), graph, gold)["precision"]
@@ -497,7 +497,7 @@ def plain_surest(probability, graph, share):
     """[{class: worth} of each document]."""
     by_class = {c: [] for c in range(len(graph))}
     for document, p in enumerate(probability.tolist()):
-        worth = [plain_worth(p, graph.closed([c])) if sum(p) > 0 else 0 for c in range(len(graph))]
+        worth = [plain_worth(p, closed(graph, [c])) if sum(p) > 0 else 0 for c in range(len(graph))]
         worth = [each if 2 * p[c] > each else 0 for c, each in enumerate(worth)]
         if max(worth) > 0:
             by_class[worth.index(max(worth))].append((-max(worth), document))
@@ -551,7 +551,7 @@ def test_a_document_without_a_scored_leaf_is_never_among_the_surest(problem):
     found = surest(upward(leaf_posterior(scores, graph), graph), graph, share=1)
     assert found.labels.sizes.tolist() == (~np.isnan(scores[:, graph.leaves])).any(axis=1).astype(int).tolist()
     leaves_below = [
-        {leaf for leaf in np.flatnonzero(graph.leaves) if c in graph.closed([leaf])} for c in range(len(graph))
+        {leaf for leaf in np.flatnonzero(graph.leaves) if c in closed(graph, [leaf])} for c in range(len(graph))
     ]
     for document, c in zip(found.labels.rows, found.indices, strict=True):
         assert len(leaves_below[c]) > 1 or not np.isnan(scores[document, list(leaves_below[c])]).any()

@@ -20,7 +20,8 @@ from common.taxoclass_settings import Similarity
 from random_taxonomies import dags, taxonomy
 from similarity import by_class
 from taxoclass import scoring
-from taxoclass.encoders import Encoder, Tally, learn_frame
+from taxoclass.encoders import Encoder
+from taxoclass.inference import Tally, learn_frame
 from taxoclass.scoring import (
     NliScorer,
     PairScorer,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stnp
 
-from random_taxonomies import taxonomy
+from random_taxonomies import closed, taxonomy
 from taxoclass import targets
 from taxoclass.targets import (
     SelfTargets,
@@ -76,8 +76,8 @@ def test_targets_equal_a_walk_over_sets(sets):
     graph, found = dag(), of_cores(*[sorted(each) for each in sets])
     q, weight = found.batch(np.arange(len(sets)))
     for row, cores in enumerate(sets):
-        positive = graph.closed(sorted(cores))
-        below = {each for each in range(6) if (graph.closed([each]) - {each}) & cores}
+        positive = closed(graph, sorted(cores))
+        below = {each for each in range(6) if (closed(graph, [each]) - {each}) & cores}
         assert {each for each in range(6) if q[row, each]} == positive
         assert {each for each in range(6) if not weight[row, each]} == below - positive
 

@@ -25,7 +25,7 @@ from small_models import (
     weights,
 )
 from taxoclass import bundle, training
-from taxoclass.encoders import Tally
+from taxoclass.inference import Tally
 from taxoclass.prediction import predict_into
 from taxoclass.training import Runner, train
 

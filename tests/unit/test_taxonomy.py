@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
+from random_taxonomies import closed
 from taxoclass import reading, taxonomy
 from taxoclass.reading import lines, read_taxonomy
 from taxoclass.taxonomy import Taxonomy
@@ -151,8 +152,8 @@ def test_closed_adds_what_lies_on_any_way_to_the_classes(graph, data):
     edges, count = graph
     rows = data.draw(st.lists(st.integers(0, count - 1)))
     expected = {other for row in rows for way in ways_to(row, edges) for other in way}
-    assert made(edges, count).closed(rows) == expected
-    assert made(edges, count).closed(np.array(rows, dtype=np.int64)) == expected
+    assert closed(made(edges, count), rows) == expected
+    assert closed(made(edges, count), np.array(rows, dtype=np.int64)) == expected
 
 
 @given(graphs(acyclic=False))
@@ -193,7 +194,7 @@ def test_ragged_depth_a_shortcut_decides_the_level_but_adds_a_chain():
 def test_a_class_alone_is_root_and_leaf_and_its_own_chain():
     found = made([], 1)
     assert (found.roots.tolist(), found.leaves.tolist(), found.level.tolist()) == ([0], [True], [0])
-    assert (found.chains, found.closed([0]), found.siblings(0).tolist()) == (((0,),), {0}, [])
+    assert (found.chains, closed(found, [0]), found.siblings(0).tolist()) == (((0,),), {0}, [])
     assert found.ancestors.nnz == 0
 
 
@@ -207,7 +208,7 @@ def test_a_taxonomy_of_amazon_size_is_consistent():
     assert np.bincount(found.level).tolist() == [6, 64, 461]
     assert len(found.chains) == 531 + 568 - 525  # every second parent adds a chain of its own
     assert found.ancestors.nnz >= 64 + 2 * 461
-    assert all(found.closed([chain[-1]]) >= set(chain) for chain in found.chains)
+    assert all(closed(found, [chain[-1]]) >= set(chain) for chain in found.chains)
 
 
 def test_too_many_chains_are_counted_and_refused_before_they_fill_the_memory(monkeypatch):
