@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from common.taxoclass_settings import Predict
 from random_taxonomies import closed, dags, taxonomy
 from taxoclass import decoding
 from taxoclass.decoding import Decoded, Labels, Rules, full_weights, level_weights
@@ -557,6 +558,22 @@ def test_half_precision_scores_in_a_file_are_decoded(tmp_path):
 def test_settings_that_cannot_be_kept_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         decode(np.ones((1, 2)), taxonomy(2, [(0, 1)]), **settings)
+
+
+def test_what_rules_leave_out_limits_nothing():
+    graph, scores = taxonomy(4, [(0, 1), (1, 2)]), np.array([[0.5, 0.4, 0.9, NAN]])
+    for method in ("topk", "threshold", "prune"):
+        assert sets(decoding.decode(scores, graph, Rules(method=method)).labels) == [{0, 1, 2}]
+    assert chain_of(graph, decoding.decode(scores, graph, Rules(method="topdown"))) == (0, 1, 2)
+    wide, exact = (decoding.decode(scores, graph, Rules(method=method)) for method in ("beam", "path"))
+    assert wide.chain == exact.chain
+
+
+def test_rules_are_those_of_the_settings():
+    given = {"marginal": 0.25, "min_labels": 2, "max_labels": 6, "consistent": False}
+    other = {"k": 5, "threshold": 0.75, "stop": 0.125, "width": 7}
+    decoders = {"decode_k": 5, "decode_threshold": 0.75, "decode_stop": 0.125, "beam_width": 7}
+    assert Rules.of(Predict(decode="beam", **decoders, **given)) == Rules(method="beam", **other, **given)
 
 
 def test_scores_of_another_taxonomy_are_refused():

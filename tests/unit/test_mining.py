@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from common.taxoclass_settings import CandidateSelection
 from random_taxonomies import closed, dags, taxonomy
 from taxoclass import mining
 from taxoclass.decoding import Labels
@@ -287,6 +288,11 @@ def test_core_classes_on_the_unit_scale_are_those_of_the_cosines(problem, percen
         for each in (mine, theirs)
     ]
     assert pairs[0] == pairs[1]
+
+
+def test_growth_is_that_of_the_settings():
+    given = {"candidate_selection_quota": 3, "candidate_selection_cap": 4, "candidate_selection_power": 0.5}
+    assert Growth.of(CandidateSelection(**given)) == Growth(quota_offset=3, cap_offset=4, power=0.5)
 
 
 @pytest.mark.parametrize("growth", [{"quota_offset": 0}, {"cap_offset": -1}, {"power": -1}])

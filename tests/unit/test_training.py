@@ -536,3 +536,14 @@ def test_settings_that_both_trainings_have_are_handed_on_under_their_names(model
     assert asdict(learns).items() >= expected.items()
     # which the machine is told
     assert Optimiser.model_fields.keys() - given.keys() == {"random_seed", "mixed_precision"}
+
+
+def test_each_training_learns_by_the_settings_of_its_own_stage():
+    settings = TrainClassifier(epochs=7, min_steps=3, batch_size=5, encoder_lr=0.5, head_lr=0.25)
+    learns = asdict(CoreTraining.of(settings))
+    assert learns.items() >= {"epochs": 7, "min_steps": 3, "batch_size": 5, "encoder_lr": 0.5, "head_lr": 0.25}.items()
+    given = {"epochs": 9, "temperature": 3.0, "threshold": 0.75, "target": "hard", "batch_size": 6}
+    named = {"lr": 0.5, "head_lr": 0.25, "refresh": 4, "stop": 0.125}
+    settings = SelfTrain(**{f"self_train_{name}": value for name, value in (given | named).items()})
+    own = {"encoder_lr": 0.5, "head_lr": 0.25, "refresh_every": 4, "stop_share": 0.125}
+    assert asdict(SelfTraining.of(settings, trainable=True)).items() >= (given | own).items()
