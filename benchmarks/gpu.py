@@ -309,8 +309,9 @@ def training(card: Card) -> list[Line]:
     import torch
     from transformers import BertConfig, BertModel
 
+    from common.taxoclass_settings import SelfTrain, TrainClassifier
     from taxoclass.classifier import Architecture, build
-    from taxoclass.encoders import forward_flops
+    from taxoclass.inference import forward_flops
     from taxoclass.self_training import SelfTraining, self_train_iteration
     from taxoclass.taxonomy import Taxonomy
     from taxoclass.training import Machine, Tokens
@@ -327,13 +328,15 @@ def training(card: Card) -> list[Line]:
         ids = rng.integers(4, 1200, int(sizes.sum()))
         texts = Tokens(ids, np.cumsum([0, *sizes]), pad=0)
         backbone = BertModel(own)
-        architecture = Architecture(own.hidden_size, encoder=own.to_dict(), pooling="cls")
+        settings = TrainClassifier(encoder_trainable=True, doc_pooling="cls")
+        architecture = Architecture.of(settings, backbone)
         model = build(taxonomy, rng.normal(size=(n_classes, own.hidden_size)), architecture, 0, backbone)
         flops = 3 * float(forward_flops(backbone, sizes).sum())
         machine = Machine([torch.device(card.torch_device)], warn=lambda _: None)
 
         def run(model=model, texts=texts, machine=machine) -> None:
-            settings = SelfTraining(epochs=1, batch_size=64, micro_batch=64)
+            given = SelfTrain(self_train_epochs=1, self_train_batch_size=64, micro_batch=64)
+            settings = SelfTraining.of(given, trainable=True)
             with tempfile.TemporaryDirectory() as scratch:
                 self_train_iteration(model, texts, taxonomy, settings, 1, Path(scratch), machine=machine)
 

@@ -175,6 +175,7 @@ def mining(n_documents: int, taxonomy: Any) -> dict[str, float]:
     """Core classes from similarities, nearest documents and words of names that are there."""
     from scipy.sparse import random_array
 
+    from common.taxoclass_settings import CoreClasses
     from taxoclass import mining as mine
     from taxoclass.decoding import level_weights
     from taxoclass.expected_f1 import upward
@@ -195,8 +196,8 @@ def mining(n_documents: int, taxonomy: Any) -> dict[str, float]:
         )
 
     def paper() -> None:
-        chosen = mine.candidates(unit, taxonomy)
-        mine.cores(unit, taxonomy, chosen)
+        chosen = mine.candidates(unit, taxonomy, mine.Growth.of(CoreClasses()))
+        mine.cores(unit, taxonomy, chosen, percentile=50, require_positive=True, min_conf=None)
 
     return {
         "before": before,
@@ -210,22 +211,24 @@ def mining(n_documents: int, taxonomy: Any) -> dict[str, float]:
 
 def decoding(n_documents: int, taxonomy: Any) -> dict[str, float]:
     """Label sets of the share of the documents that are Amazon's test split."""
-    from taxoclass.decoding import decode, level_weights
+    from taxoclass.decoding import Rules, decode, level_weights
     from taxoclass.expected_f1 import consistent_probabilities
 
     values, classes = documents(round(n_documents * 0.4), taxonomy)
     probability = consistent_probabilities(20 * (values @ classes.T), taxonomy)
     weights = level_weights(probability, taxonomy)
-    decode(probability[:500], taxonomy, "path", weights=weights)
+    path, likeliest = Rules(method="path"), Rules(method="expected_f1")
+    decode(probability[:500], taxonomy, path, weights)
     return {
-        "path": clock(lambda: decode(probability, taxonomy, "path", weights=weights))[0],
-        "expected_f1": clock(lambda: decode(probability, taxonomy, "expected_f1"))[0],
+        "path": clock(lambda: decode(probability, taxonomy, path, weights))[0],
+        "expected_f1": clock(lambda: decode(probability, taxonomy, likeliest))[0],
     }
 
 
 def self_training(n_documents: int, taxonomy: Any) -> dict[str, float]:
     """One iteration on fixed vectors, of a model that has learnt a little; with the threads that the stage takes."""
     from common.device import settle
+    from common.taxoclass_settings import SelfTrain, TrainClassifier
     from taxoclass.classifier import Architecture, build
     from taxoclass.expected_f1 import upward
     from taxoclass.labels import Cores
@@ -233,19 +236,23 @@ def self_training(n_documents: int, taxonomy: Any) -> dict[str, float]:
     from taxoclass.posterior import leaf_posterior
     from taxoclass.self_training import SelfTraining, Silver, self_train_iteration
     from taxoclass.targets import core_targets
-    from taxoclass.training import Optimisation, Vectors, train
+    from taxoclass.training import CoreTraining, Vectors, train
 
     values, classes = documents(n_documents, taxonomy)
     cores: Cores = surest(upward(leaf_posterior(values @ classes.T, taxonomy), taxonomy), taxonomy, share=0.5)
     targets = core_targets(taxonomy, cores.indptr, cores.indices)
     keys = [str(row) for row in range(n_documents)]
-    model = build(taxonomy, classes, Architecture(DIMENSION), SEED)
+    architecture = Architecture(
+        document_size=DIMENSION, gnn="ego", gnn_num_layers=2, encoder=None, pooling="mean", gradient_checkpointing=False
+    )
+    model = build(taxonomy, classes, architecture, SEED)
+    learns = CoreTraining.of(TrainClassifier(epochs=1, min_steps=0))
     with tempfile.TemporaryDirectory() as folder:
-        train(model, Vectors(values), targets, keys, Optimisation(head_lr=1e-3, epochs=1), Path(folder))
+        train(model, Vectors(values), targets, keys, learns, Path(folder))
         silver = Silver.held_out(targets, keys, 0.1)
         with tempfile.TemporaryDirectory() as other:
             settle(trainable=False)
-            settings = SelfTraining(micro_batch=256)  # as for any fixed encoder
+            settings = SelfTraining.of(SelfTrain(), trainable=False)
             seconds, _ = clock(
                 lambda: self_train_iteration(model, Vectors(values), taxonomy, settings, 1, Path(other), silver)
             )

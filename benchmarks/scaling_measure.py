@@ -341,19 +341,18 @@ def text_loops(documents: int, classes: int, say: Callable[[str], None]) -> list
     """Every loop of the text stages over documents and classes, on random unit vectors, on one thread."""
     import torch
 
-    from common.taxoclass_settings import CoreClasses
+    from common.taxoclass_settings import CoreClasses, SelfTrain, TrainClassifier
     from core_classes import mine
-    from taxoclass import mining
     from taxoclass.classifier import Architecture, build
     from taxoclass.clustering import k_means
-    from taxoclass.decoding import decode
+    from taxoclass.decoding import Rules, decode
     from taxoclass.posterior import nearest
     from taxoclass.prediction import opinion, predict_into, scale_of
     from taxoclass.products import SimilarityFile, array_digest, label_records
     from taxoclass.scoring import embedding_scores
     from taxoclass.self_training import SelfTraining, Silver, self_train_iteration
     from taxoclass.targets import core_targets
-    from taxoclass.training import Machine, Optimisation, Vectors, train
+    from taxoclass.training import CoreTraining, Machine, Vectors, train
     from taxoclass.words import Words
 
     torch.set_num_threads(1)
@@ -386,15 +385,19 @@ def text_loops(documents: int, classes: int, say: Callable[[str], None]) -> list
         known.matches(texts)
     record("core_classes", {"text read": float(documents)}, took.pop())
     with clock(took):
-        _, cores, _ = mine(CoreClasses(), stored, mining.unit_similarity(scores), texts, taxonomy)
+        _, cores, _ = mine(CoreClasses(), stored, texts, taxonomy)
     record("core_classes", {"text read": float(documents), "mined cell": size.cells}, took.pop())
     names = labels[::4]
-    model = build(taxonomy, names, Architecture(384), SEED)
+    architecture = Architecture(
+        document_size=384, gnn="ego", gnn_num_layers=2, encoder=None, pooling="mean", gradient_checkpointing=False
+    )
+    model = build(taxonomy, names, architecture, SEED)
     targets = core_targets(taxonomy, cores.indptr, cores.indices)
     documents_of = Vectors(vectors)
+    learns = CoreTraining.of(TrainClassifier(epochs=2, min_steps=0))
     with tempfile.TemporaryDirectory() as scratch:
         with clock(took):
-            report = train(model, documents_of, targets, texts, Optimisation(epochs=2), Path(scratch), quiet)
+            report = train(model, documents_of, targets, texts, learns, Path(scratch), quiet)
         counts = train_counts(size, report.documents, 2, 64)
         record("train_classifier", {name: counts[name] for name in ("class step", "trained cell")}, took.pop())
         logits = np.empty((documents, classes), np.float32)
@@ -403,7 +406,7 @@ def text_loops(documents: int, classes: int, say: Callable[[str], None]) -> list
         record("train_classifier", {"predicted cell": size.cells}, took.pop())
         silver = Silver.held_out(targets, texts, 0.1)
         for epochs in (1, 4):
-            settings = SelfTraining(epochs=epochs)
+            settings = SelfTraining.of(SelfTrain(self_train_epochs=epochs), trainable=False)
             with clock(took):
                 self_train_iteration(
                     model, documents_of, taxonomy, settings, 1, Path(scratch) / str(epochs), silver, machine=quiet
@@ -414,7 +417,7 @@ def text_loops(documents: int, classes: int, say: Callable[[str], None]) -> list
     more = 2.0 * known.matches(texts)
     with clock(took):
         predict_into(logits, model, documents_of, quiet, scale_of("expected_f1", taxonomy), more)
-        decoded = decode(logits, taxonomy, "expected_f1")
+        decoded = decode(logits, taxonomy, Rules(method="expected_f1"))
         chains = [taxonomy.chains[chain] if chain >= 0 else () for chain in decoded.chain.tolist()]
         ids = list(map(str, range(documents)))
         sum(1 for _ in label_records(ids, taxonomy, decoded.labels, chains, decoded.score, logits))

@@ -43,11 +43,8 @@ def work(stage: Stage) -> None:
     taxonomy, corpus = products.read_taxonomy(paths.taxonomy), products.read_corpus(paths.corpus)
     doc_ids = corpus.doc_ids
     stored = products.read_similarity(paths.similarity, doc_ids, taxonomy)
-    # path scores multiply, so candidate selection wants [0, 1]
-    unit = expit if stored.meta["scale"] == "logit" else mining.unit_similarity
-    similarity = unit(stored.similarity)
     with progress(stage.name, 2 * len(corpus), "text", "words") as bar:
-        candidates, cores, weights = mine(settings, stored, similarity, corpus.texts, taxonomy, bar.update)
+        candidates, cores, weights = mine(settings, stored, corpus.texts, taxonomy, bar.update)
     products.write_cores(paths.out_cores, candidates, cores, doc_ids, taxonomy, stage.parameters)
     found = mining.report(cores, taxonomy)
     stage.record(
@@ -77,16 +74,15 @@ def work(stage: Stage) -> None:
 def mine(
     settings: CoreClasses,
     stored: products.SimilarityFile,
-    similarity: np.ndarray,
     texts: Sequence[str],
     taxonomy: Taxonomy,
     read: Progress = unseen,
 ) -> tuple[Sparse, Cores, np.ndarray | None]:
     """Candidates (none, if nobody asks for them), core classes, and the level weights that these were chosen by.
 
-    similarity : (N, C), the scores in [0, 1]. read : is told of texts whose words are looked at, twice each.
+    read : is told of texts whose words are looked at, twice each.
     """
-    none = Sparse.empty(len(similarity))
+    none = Sparse.empty(len(texts))
     share = settings.core_share
     if settings.mining == "posterior":
         words = None
@@ -97,18 +93,15 @@ def mine(
         if share is None:
             share = core_share(len(leaves), leaves.shape[1], stored.clusters)
         return none, mining.surest(upward(leaves, taxonomy), taxonomy, share=share), None
+    # path scores multiply, so candidate selection wants [0, 1]
+    unit = expit if stored.meta["scale"] == "logit" else mining.unit_similarity
+    similarity = unit(stored.similarity)
     share = SURE if share is None else share
     if settings.mining == "path_margin":
         given = settings.level_weights
         weights = level_weights(similarity, taxonomy) if given is None else full_weights(given, taxonomy)
         return none, mining.path_margin(similarity, taxonomy, share=share, weights=weights), weights
-    candidates = mining.candidates(
-        similarity,
-        taxonomy,
-        quota_offset=settings.candidate_selection_quota,
-        cap_offset=settings.candidate_selection_cap,
-        power=settings.candidate_selection_power,
-    )
+    candidates = mining.candidates(similarity, taxonomy, mining.Growth.of(settings))
     cores = mining.cores(
         similarity,
         taxonomy,

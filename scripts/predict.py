@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import ValidationError
 
 from common import files
@@ -21,7 +19,7 @@ from common.taxoclass_settings import Predict
 from taxoclass import bundle, documents, products
 from taxoclass.bundle import Bundle
 from taxoclass.corpus import Corpus, read_corpus
-from taxoclass.decoding import decode, full_weights
+from taxoclass.decoding import Rules, decode, full_weights
 from taxoclass.prediction import average_into, predict_into, scale_of
 from taxoclass.training import Machine, Vectors
 from taxoclass.words import Words
@@ -79,7 +77,7 @@ def work(stage: Stage) -> None:
             f"{encoder.tally.truncated:,} documents are longer than the {encoder.loaded.max_length * encoder.chunks} "
             "tokens that the model reads of each"
         )
-    machine = Machine([torch.device(device)], warn=stage.warn, progress=partial(progress, stage.name))
+    machine = Machine.of(stage, device)
     scale = scale_of(settings.decode, model.taxonomy)
     k = settings.predict_neighbours if settings.decode == "expected_f1" else 0
     words = words_of(settings, model, corpus, paths)
@@ -105,7 +103,7 @@ def work(stage: Stage) -> None:
 
 def with_own(given: Predict, model: Bundle) -> Predict:
     """The settings given, and for the others those that the bundle has as its own."""
-    together = model.thresholds.get("decoding", {}) | given.model_dump(exclude_unset=True)
+    together = model.labelling.get("decoding", {}) | given.model_dump(exclude_unset=True)
     try:
         return Predict.model_validate(together)
     except ValidationError as error:
@@ -116,7 +114,7 @@ def words_of(settings: Predict, model: Bundle, corpus: Corpus, paths: Any) -> Wo
     """What is known of the words of class names: by the bundle, else from all documents of the input."""
     if settings.decode != "expected_f1" or not settings.word_weight:
         return None
-    known = model.thresholds.get("words")
+    known = model.labelling.get("words")
     if known is not None and known["language"] == settings.word_language:
         return Words(**known)
     texts = corpus.texts if paths.split is None else read_corpus(paths.input, paths.text_field or "text").texts
@@ -129,20 +127,8 @@ def report(
     """Label the documents and write what is asked for."""
     paths, taxonomy = stage.paths, model.taxonomy
     weights = weights_of(settings, model)
-    decoded = decode(
-        scores,
-        taxonomy,
-        settings.decode,
-        k=settings.decode_k,
-        threshold=settings.decode_threshold,
-        stop=settings.decode_stop,
-        width=settings.beam_width,
-        weights=weights,
-        marginal=settings.marginal,
-        min_labels=settings.min_labels,
-        max_labels=settings.max_labels,
-        consistent=settings.consistent,
-    )
+    with progress(stage.name, len(corpus), "text", "labels") as bar:
+        decoded = decode(scores, taxonomy, Rules.of(settings), weights, bar.update)
     chains = [taxonomy.chains[each] if each >= 0 else () for each in decoded.chain.tolist()]
     records = products.label_records(corpus.doc_ids, taxonomy, decoded.labels, chains, decoded.score, scores)
     lines = (json.dumps(record, ensure_ascii=False) for record in records)
@@ -155,7 +141,7 @@ def report(
     if paths.out_submission:
         files.write_lines(paths.out_submission, products.submission(corpus.doc_ids, taxonomy, decoded.labels))
     if paths.out_model:
-        own = model.thresholds | {
+        own = model.labelling | {
             "decoding": settings.model_dump(),
             "level_weights": weights.tolist(),
             **({} if words is None else {"words": words.asdict()}),
@@ -173,7 +159,7 @@ def report(
 
 def weights_of(settings: Predict, model: Bundle) -> np.ndarray:
     """(n levels,): those of the settings, the last one for all levels below, else those estimated in training."""
-    own = np.array(model.thresholds["level_weights"])
+    own = np.array(model.labelling["level_weights"])
     return own if settings.level_weights is None else full_weights(settings.level_weights, model.taxonomy)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from common import files
 from common.device import open_device, settle
@@ -16,10 +15,10 @@ from common.progress import progress
 from common.stage import Stage, run_stage
 from common.taxoclass_settings import SelfTrain
 from taxoclass import bundle, documents, products
-from taxoclass.decoding import decode
+from taxoclass.labels import Labels
 from taxoclass.metrics_log import MetricsLog
 from taxoclass.prediction import opinion
-from taxoclass.self_training import SelfTraining, Silver, self_train_iteration
+from taxoclass.self_training import SelfTraining, SelfTrainReport, Silver, self_train_iteration
 from taxoclass.targets import core_targets
 from taxoclass.training import LOGITS, STATE, Machine
 
@@ -85,7 +84,7 @@ def pass_through(stage: Stage, before: dict[str, Any]) -> None:
 
 
 def iterate(stage: Stage, before: dict[str, Any]) -> None:
-    paths, settings, number = stage.paths, stage.settings, int(stage.paths.iteration)
+    paths, settings = stage.paths, stage.settings
     taxonomy, corpus = products.read_taxonomy(paths.taxonomy), products.read_corpus(paths.corpus)
     cores = products.read_cores(paths.cores, corpus.doc_ids, taxonomy)
     device = open_device(stage)
@@ -102,53 +101,45 @@ def iterate(stage: Stage, before: dict[str, Any]) -> None:
         start.model,
         texts,
         taxonomy,
-        SelfTraining(
-            epochs=settings.self_train_epochs,
-            encoder_lr=settings.self_train_lr,
-            head_lr=settings.self_train_head_lr,
-            temperature=settings.self_train_temperature,
-            threshold=settings.self_train_threshold,
-            target=settings.self_train_target,
-            refresh_every=settings.self_train_refresh,
-            stop_share=settings.self_train_stop,
-            **settings.shared(settings.self_train_batch_size, start.encoder["trainable"]),
-        ),
-        number,
+        SelfTraining.of(settings, start.encoder["trainable"]),
+        int(paths.iteration),
         scratch,
         Silver.held_out(core_targets(taxonomy, cores.indptr, cores.indices), corpus.texts, settings.validation_share),
         before.get("agreement_floor"),
-        partial(decode, taxonomy=taxonomy, weights=before["level_weights"]),
-        Machine(
-            [torch.device(device)],
-            mixed_precision=settings.mixed_precision,
-            warn=stage.warn,
-            progress=partial(progress, stage.name),
-        ),
+        np.array(before["level_weights"]),
+        Machine.of(stage, device, settings.mixed_precision),
         log,
         paths.code,
     )
     log.close()
     weights, labels = before["level_weights"], products.read_label_sets(paths.labels, corpus.doc_ids, taxonomy)
     if report.kept == "end":
-        labels, found = opinion(np.load(scratch / LOGITS, mmap_mode="r"), taxonomy)
+        with progress(stage.name, len(corpus), "text", "labels") as bar:
+            labels, found = opinion(np.load(scratch / LOGITS, mmap_mode="r"), taxonomy, bar.update)
         weights = found.tolist()
     made = bundle.Bundle(
         start.model,
         taxonomy,
         start.encoder,
         settings=start.settings | stage.parameters,
-        thresholds={"level_weights": weights},
+        labelling={"level_weights": weights},
     )
+    write(stage, made, labels, corpus.doc_ids, report)
+
+
+def write(stage: Stage, made: bundle.Bundle, labels: Labels, doc_ids: Sequence[str], report: SelfTrainReport) -> None:
+    """The model, the labels that it gives to all documents, and what came of the iteration."""
+    paths, number = stage.paths, int(stage.paths.iteration)
     bundle.save(paths.out_model, made)
-    products.write_label_sets(paths.out_labels, labels, corpus.doc_ids, taxonomy)
+    products.write_label_sets(paths.out_labels, labels, doc_ids, made.taxonomy)
     stage.record(
         paths.out_details,
         {
             "parameters": stage.parameters,
             "made_from": files.digest(paths.details),
-            "weights_digest": bundle.weights_digest(start.model.state_dict()),
+            "weights_digest": bundle.weights_digest(made.model.state_dict()),
             "iteration": number,
-            "level_weights": weights,
+            "level_weights": made.labelling["level_weights"],
             **asdict(report),
         },
     )

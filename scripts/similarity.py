@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import expit
@@ -12,11 +12,11 @@ from common import files, pieces
 from common.device import open_device
 from common.progress import Bar, progress
 from common.stage import Stage, run_stage
-from common.taxoclass_settings import CandidateSelection, Similarity
+from common.taxoclass_settings import Similarity
 from taxoclass import products
 from taxoclass.clustering import clusterings
 from taxoclass.encoders import Encoder, encode_cached
-from taxoclass.mining import expected_pairs, waves
+from taxoclass.mining import Growth, expected_pairs, waves
 from taxoclass.posterior import nearest
 from taxoclass.products import Scored
 from taxoclass.scoring import (
@@ -101,7 +101,9 @@ def of_the_whole(stage: Stage, vectors: np.ndarray, taxonomy: Taxonomy) -> Corpu
         return CorpusWide(*np.empty((2, len(vectors), 0), np.int32))
     with stage.blas():
         with progress(stage.name, settings.clusterings, "clustering") as bar:
-            clusters = clusterings(vectors, int(taxonomy.leaves.sum()), settings.clusterings, progress=bar.update)
+            # by default 0, as before the setting had a say here: the measured figures stay what they are
+            seed = settings.random_seed ^ Similarity.model_fields["random_seed"].default
+            clusters = clusterings(vectors, int(taxonomy.leaves.sum()), settings.clusterings, seed, bar.update)
         with progress(stage.name, len(vectors), "text", "nearest ones") as bar:
             return CorpusWide(nearest(vectors, settings.neighbours, bar.update), clusters)
 
@@ -182,25 +184,16 @@ def by_class(groups: list[list[str]], first: np.ndarray) -> list[list[list[str]]
 
 def from_the_top(stage: Stage, taxonomy: Taxonomy, pairs: PairScorer, bar: Bar) -> np.ndarray:
     """Logits of the classes that candidate selection and confidence ask for, level by level."""
-    growth = selection(stage.settings)
-    expected = expected_pairs(taxonomy, **growth)
+    growth = Growth.of(stage.settings)
+    expected = expected_pairs(taxonomy, growth)
     bar.total = round(expected * pairs.shape[0])  # about
     stage.log(f"about {expected:.0f} of {len(taxonomy)} classes a document", str(pairs.cost(bar.total)))
     logits = np.full(pairs.shape, np.nan, dtype=np.float32)
     probability = logits.copy()
-    for rows, classes in waves(probability, taxonomy, **growth):
+    for rows, classes in waves(probability, taxonomy, growth):
         logits[rows, classes] = pairs.score_pairs(rows, classes)
         probability[rows, classes] = expit(logits[rows, classes])
     return logits
-
-
-def selection(settings: CandidateSelection) -> dict[str, Any]:
-    """The arguments of ``mining.candidates`` and ``waves``."""
-    return {
-        "quota_offset": settings.candidate_selection_quota,
-        "cap_offset": settings.candidate_selection_cap,
-        "power": settings.candidate_selection_power,
-    }
 
 
 def sentence_encoder(stage: Stage, device: str, name: str, chunks: int) -> Encoder:

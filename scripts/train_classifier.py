@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
-
-import torch
 
 from common import files
 from common.device import open_device, settle
@@ -16,9 +14,9 @@ from taxoclass import bundle, documents, products
 from taxoclass.classifier import Architecture, build
 from taxoclass.encoders import Encoder
 from taxoclass.metrics_log import MetricsLog
-from taxoclass.prediction import opinion, predict_into
+from taxoclass.prediction import Opinion, opinion, predict_into
 from taxoclass.targets import core_targets
-from taxoclass.training import STATE, Machine, Optimisation, scratch_logits, train
+from taxoclass.training import STATE, CoreTraining, Machine, TrainReport, scratch_logits, train
 
 
 def main() -> None:
@@ -57,26 +55,14 @@ def work(stage: Stage) -> None:
         warn=stage.warn,
     )
     backbone = encoder.loaded.model
-    architecture = Architecture(
-        document_size=encoder.dimension,
-        gnn=settings.gnn,
-        gnn_num_layers=settings.gnn_num_layers,
-        encoder=backbone.config.to_dict() if settings.encoder_trainable else None,
-        pooling=settings.doc_pooling,
-        gradient_checkpointing=settings.gradient_checkpointing,
-    )
+    architecture = Architecture.of(settings, backbone)
     names = documents.name_vectors(encoder, taxonomy, settings.class_template)
     with progress(stage.name, len(corpus), "text") as bar:
         texts = documents.prepared(encoder, settings.encoder_trainable, corpus.texts, paths.cache, progress=bar.update)
     settle(settings.encoder_trainable)
     backbone = backbone.requires_grad_(True).cpu() if settings.encoder_trainable else None
     model = build(taxonomy, names, architecture, settings.random_seed, backbone)
-    machine = Machine(
-        [torch.device(device)],
-        mixed_precision=settings.mixed_precision,
-        warn=stage.warn,
-        progress=partial(progress, stage.name),
-    )
+    machine = Machine.of(stage, device, settings.mixed_precision)
     scratch = stage.scratch(paths.out_model)
     log = MetricsLog.open(paths.metrics, stage.runtime.loggers, stage.warn, resumed=(scratch / STATE).exists())
     report = train(
@@ -84,36 +70,37 @@ def work(stage: Stage) -> None:
         texts,
         core_targets(taxonomy, cores.indptr, cores.indices),
         corpus.texts,
-        Optimisation(
-            epochs=settings.epochs,
-            min_steps=settings.min_steps,
-            encoder_lr=settings.encoder_lr,
-            head_lr=settings.head_lr,
-            **settings.shared(settings.batch_size, settings.encoder_trainable),
-        ),
+        CoreTraining.of(settings),
         scratch,
         machine,
         log,
         paths.code,
     )
     log.close()
-    logits = scratch_logits(scratch, len(corpus), len(taxonomy))
-    said = opinion(predict_into(logits, model, texts, machine), taxonomy)
+    logits = predict_into(scratch_logits(scratch, len(corpus), len(taxonomy)), model, texts, machine)
+    with progress(stage.name, len(corpus), "text", "labels") as bar:
+        said = opinion(logits, taxonomy, bar.update)
     made = bundle.Bundle(
         model,
         taxonomy,
         documents.origin(encoder, settings.encoder_trainable),
         settings=stage.parameters,
-        thresholds={"level_weights": said.weights.tolist()},
+        labelling={"level_weights": said.weights.tolist()},
     )
+    write(stage, made, said, corpus.doc_ids, report)
+
+
+def write(stage: Stage, made: bundle.Bundle, said: Opinion, doc_ids: Sequence[str], report: TrainReport) -> None:
+    """The model, what it says of all documents, and how it came to be."""
+    paths = stage.paths
     bundle.save(paths.out_model, made)
-    products.write_label_sets(paths.out_labels, said.labels, corpus.doc_ids, taxonomy)
+    products.write_label_sets(paths.out_labels, said.labels, doc_ids, made.taxonomy)
     stage.record(
         paths.out_details,
         {
             "parameters": stage.parameters,
             "made_from": files.digest(paths.details),
-            "weights_digest": bundle.weights_digest(model.state_dict()),
+            "weights_digest": bundle.weights_digest(made.model.state_dict()),
             "level_weights": said.weights,
             **asdict(report),
         },

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -24,3 +26,8 @@ def dags(draw, max_classes=9):
     row = draw(st.permutations(range(n)))
     parents = [draw(st.sets(st.integers(0, child - 1), max_size=3)) if child else set() for child in range(n)]
     return taxonomy(n, [(row[parent], row[child]) for child, above in enumerate(parents) for parent in sorted(above)])
+
+
+def closed(graph: Taxonomy, rows: Sequence[int] | np.ndarray) -> set[int]:
+    """``rows`` and all their ancestors."""
+    return set(graph.closed_sets[np.asarray(rows, dtype=np.int64)].indices.tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+from common.taxoclass_settings import SelfTrain, TrainClassifier
 from taxoclass import bundle
 from taxoclass.classifier import Architecture, Classifier, build
 from taxoclass.metrics_log import MetricsLog
 from taxoclass.self_training import SelfTraining, Silver, self_train_iteration
 from taxoclass.targets import CoreTargets, core_targets
 from taxoclass.taxonomy import Taxonomy
-from taxoclass.training import Machine, Optimisation, Tokens, Vectors, train
+from taxoclass.training import CoreTraining, Machine, Tokens, Vectors, train
 
 SIZE = 12
 N = 150
@@ -37,8 +39,13 @@ def names(taxonomy: Taxonomy, seed: int = 0, size: int = SIZE) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((len(taxonomy), size)) + 3
 
 
+def architecture(**changed) -> Architecture:
+    made = {"document_size": SIZE, "gnn": "ego", "gnn_num_layers": 2, "encoder": None}
+    return Architecture(**(made | {"pooling": "cls", "gradient_checkpointing": False} | changed))
+
+
 def model_of(gnn: str = "ego", layers: int = 2, seed: int = 0, learnt: bool = True) -> Classifier:
-    model = build(toy(), names(toy()), Architecture(SIZE, gnn, layers), seed)
+    model = build(toy(), names(toy()), architecture(gnn=gnn, gnn_num_layers=layers), seed)
     if learnt and model.classes.readout is not None:
         nn.init.ones_(model.classes.readout.weight)  # as if trained: the graph counts
     return model.eval()
@@ -67,8 +74,8 @@ def tiny_bert(seed: int = 0, dropout: float = 0.0) -> nn.Module:
 
 def trained_encoder(pooling: str = "cls", checkpointing: bool = False, dropout: float = 0.0) -> Classifier:
     bert = tiny_bert(dropout=dropout)
-    architecture = Architecture(SIZE, "ego", 1, bert.config.to_dict(), pooling, checkpointing)
-    return build(toy(), names(toy()), architecture, 0, bert)
+    made = {"encoder": bert.config.to_dict(), "pooling": pooling, "gradient_checkpointing": checkpointing}
+    return build(toy(), names(toy()), architecture(gnn_num_layers=1, **made), 0, bert)
 
 
 def tokens() -> tuple[torch.Tensor, torch.Tensor]:
@@ -157,19 +164,30 @@ def token_corpus(n: int = 40) -> tuple[Tokens, CoreTargets]:
     return Tokens(np.concatenate(texts), starts, pad=0), core_targets(toy(), np.arange(n + 1), topic)
 
 
+def core_training(**changed) -> CoreTraining:
+    """The defaults of the settings, but for a head that learns fast and as few steps as epochs have."""
+    settings = TrainClassifier(encoder_trainable=True, head_lr=4e-3, min_steps=0)
+    return replace(CoreTraining.of(settings), **changed)
+
+
+def self_training(**changed) -> SelfTraining:
+    """The defaults of the settings."""
+    return replace(SelfTraining.of(SelfTrain(), trainable=True), **changed)
+
+
 def learn(folder: Path, model: Classifier | None = None, machine: Machine = QUIET, log=None, **settings):
     """One small stage-3 run: its model and its report."""
     documents, targets = corpus()
     model = model or model_of(learnt=False)
     settings = {"epochs": 3, "batch_size": 32, "micro_batch": 8} | settings
-    return model, train(model, documents, targets, KEYS, Optimisation(**settings), folder, machine, log)
+    return model, train(model, documents, targets, KEYS, core_training(**settings), folder, machine, log)
 
 
 def self_learn(
     folder: Path, model: Classifier, machine: Machine = QUIET, silver=True, floor=None, log=None, **settings
 ):
     documents, targets = corpus()
-    settings = SelfTraining(**({"epochs": 2, "batch_size": 32, "micro_batch": 8} | settings))
+    settings = self_training(**({"epochs": 2, "batch_size": 32, "micro_batch": 8} | settings))
     held_out = Silver.held_out(targets, KEYS, settings.validation_share) if silver else None
     report = self_train_iteration(
         model, documents, toy(), settings, 1, folder, held_out, floor, machine=machine, log=log
@@ -210,7 +228,7 @@ def run_to_bundle(kind: str, folder: Path) -> bytes:
         documents, targets = token_corpus()
         keys = [str(row) for row in range(len(documents))]
         model = trained_encoder(dropout=0.2)
-        report = train(model, documents, targets, keys, Optimisation(epochs=3, batch_size=16), folder / "state", QUIET)
+        report = train(model, documents, targets, keys, core_training(epochs=3, batch_size=16), folder / "state", QUIET)
     else:
         refresh = 2 if kind.startswith("refresh") else 0
         model, report = self_learn(folder / "state", model_of(gnn, learnt=False), epochs=3, refresh_every=refresh)

@@ -106,8 +106,8 @@ def load(raw: dict[str, Any]) -> dict[str, Any]:
 def stage_settings(config: dict[str, Any], stage: str) -> dict[str, Any]:
     """The part of a loaded configuration that one stage's results depend on."""
     section, model = STAGES[stage]
-    settings = {key: config[section][key] for key in model.model_fields}
-    return model.relevant(settings)
+    read = model.relevant(config[section])
+    return {key: read[key] for key in model.model_fields if key in read}
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:

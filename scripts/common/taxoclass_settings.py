@@ -17,8 +17,10 @@ def _fillable(template: str) -> str:
     known = ", ".join(f"{{{field}}}" for field in FIELDS)
     try:
         found = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
+        if set(found) <= set(FIELDS):
+            template.format(**dict.fromkeys(FIELDS, ""))
     except ValueError as error:
-        raise ValueError(f"{template!r} has a single brace ({error}); its fields are {known}") from None
+        raise ValueError(f"{template!r} has a brace that names no field ({error}); its fields are {known}") from None
     if not found:
         raise ValueError(f"{template!r} reads alike for all classes; use {known}")
     if set(found) - set(FIELDS):
@@ -26,7 +28,12 @@ def _fillable(template: str) -> str:
     return template
 
 
+Names = Literal["best", "mean"]
+NliScore = Literal["three_way", "entail_vs_contra"]
 Pooling = Literal["mean", "cls"]
+Gnn = Literal["ego", "full", "off"]
+Target = Literal["soft", "hard", "paper"]
+Method = Literal["expected_f1", "path", "topk", "threshold", "topdown", "beam", "prune"]
 Template = Annotated[str, Field(min_length=1), AfterValidator(_fillable)]
 MINILM = "all-MiniLM-L6-v2"
 TEMPLATES = ["{class_name}", "{path}", "This text is about {class_name}.", "a document about {class_name}"]
@@ -77,7 +84,7 @@ class CheckCorpus(Settings):
     test_split: str | None = Field(None, min_length=1, description="the same of test_corpus")
 
 
-class Similarity(CandidateSelection):
+class Similarity(CandidateSelection, Seeded):
     """Document-class similarity."""
 
     backend: Literal["embedding", "nli"] = Field(
@@ -91,10 +98,8 @@ class Similarity(CandidateSelection):
         description="text that stands for a class, with {class_name}, {path} or {description}; of several the mean "
         "vector (embedding), or see class_names (nli); null = four of them, or 'This document is about {class_name}.'",
     )
-    class_names: Literal["best", "mean"] = Field(
-        "best", description="score of a class with several names or hypotheses"
-    )
-    nli_score: Literal["three_way", "entail_vs_contra"] = Field(
+    class_names: Names = Field("best", description="score of a class with several names or hypotheses")
+    nli_score: NliScore = Field(
         "three_way", description="softmax over all labels, or sigmoid of entailment minus contradiction"
     )
     candidates: Literal["all", "topdown", "paths"] = Field(
@@ -137,15 +142,13 @@ class Similarity(CandidateSelection):
     @classmethod
     def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """Without what the chosen backend and candidates do not read: it must not score everything again."""
+        no_vectors = settings["backend"] == "nli" and settings["candidates"] != "paths"
         unread = {
             *(() if settings["candidates"] == "topdown" else CandidateSelection.model_fields),
             *(() if settings["candidates"] == "paths" else ("candidate_paths", "prefilter_model")),
             *(("nli_score",) if settings["backend"] == "embedding" else ("similarity_chunks",)),
-            *(
-                ("neighbours", "clusterings")
-                if settings["backend"] == "nli" and settings["candidates"] != "paths"
-                else ()
-            ),
+            *(("neighbours", "clusterings") if no_vectors else ()),
+            *(("random_seed",) if no_vectors or not settings["clusterings"] else ()),
         }
         return without(settings, unread)
 
@@ -175,7 +178,7 @@ class CoreClasses(CandidateSelection, LevelWeights, NameWords):
     def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """Without what the chosen way of mining does not read."""
         read = {
-            "posterior": ("core_share", "word_weight", "word_language"),
+            "posterior": ("core_share", "word_weight", *(("word_language",) if settings["word_weight"] else ())),
             "path_margin": ("core_share", "level_weights"),
             "taxoclass": (
                 *CandidateSelection.model_fields,
@@ -222,7 +225,7 @@ class TrainClassifier(Optimiser):
         "{class_name}",
         description="text whose vector stands for a class, with {class_name}, {path} or {description}",
     )
-    gnn: Literal["ego", "full", "off"] = Field(
+    gnn: Gnn = Field(
         "ego", description="graph network over each class's parents and children, over the whole taxonomy, or none"
     )
     gnn_num_layers: int = Field(2, ge=1, le=16, description="its layers")
@@ -269,7 +272,7 @@ class SelfTrain(Optimiser):
     self_train_threshold: float = Field(
         0.8, ge=0.5, le=1, description="targets count where q is at least this, or at most 1 minus this; 0.5 = all"
     )
-    self_train_target: Literal["soft", "hard", "paper"] = Field(
+    self_train_target: Target = Field(
         "soft", description="q and the Bernoulli KL, q rounded, or the printed one-sided loss, which only pushes up"
     )
     self_train_refresh: int = Field(0, ge=0, description="steps after which q is made anew; 0 = once an iteration")
@@ -278,11 +281,18 @@ class SelfTrain(Optimiser):
         description="an iteration that changes the best path of a smaller share of documents is the last to train",
     )
 
+    @classmethod
+    def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Without what a model with a fixed encoder does not read; whether it is trained is said for stage 3."""
+        return settings if settings["encoder_trainable"] else without(settings, ("self_train_lr", "micro_batch"))
+
 
 class Predict(LevelWeights, NameWords):
     """Prediction and decoding."""
 
-    decode: Literal["expected_f1", "path", "topk", "threshold", "topdown", "beam", "prune"] = Field(
+    # no ``relevant``: the model that is handed out keeps all of them, for who labels other texts in another way
+
+    decode: Method = Field(
         "expected_f1",
         description="how probabilities become labels; expected_f1: those of a softmax over the leaves, summed upwards, "
         "into the set of the highest expected Example-F1; all others: a sigmoid a class",
@@ -319,6 +329,11 @@ class Evaluate(Seeded):
 
     metric_ks: list[Annotated[int, Field(ge=1)]] = Field([1, 3, 5], min_length=1, description="k of P@k and nDCG@k")
     bootstrap_resamples: int = Field(1000, ge=0, description="resamples of the 95 % intervals; 0 = none")
+
+    @classmethod
+    def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Without the seed where nothing is drawn."""
+        return settings if settings["bootstrap_resamples"] else without(settings, ("random_seed",))
 
 
 class Files(Settings):

@@ -36,14 +36,14 @@ class Bundle:
     taxonomy : classes in the order of the model's columns.
     encoder : what turns text into the model's input: at least ``id`` and ``sha256``; the caller's to fill and to heed.
     settings : of the run that made it, for the record.
-    thresholds : for decoding.
+    labelling : what label sets are made by: level_weights; in the last model also decoding, the settings, and words.
     """
 
     model: Classifier
     taxonomy: Taxonomy
     encoder: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
-    thresholds: dict[str, Any] = field(default_factory=dict)
+    labelling: dict[str, Any] = field(default_factory=dict)
 
 
 def save(path: str | Path, bundle: Bundle) -> None:
@@ -60,7 +60,7 @@ def save(path: str | Path, bundle: Bundle) -> None:
         "taxonomy_fingerprint": bundle.taxonomy.fingerprint,
         "encoder": bundle.encoder,
         "settings": bundle.settings,
-        "thresholds": bundle.thresholds,
+        "thresholds": bundle.labelling,  # its name in this version of the format
     }
     write_tensors(path, _sealed(json.dumps(header, sort_keys=True), weights))
 

@@ -16,26 +16,24 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.taxoclass_settings import Gnn, Pooling, TrainClassifier
 from taxoclass.taxonomy import Taxonomy
 
 # a product with a dense matrix is all that is asked of it
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
 
-Gnn = Literal["ego", "full", "off"]
-Pooling = Literal["cls", "mean"]
-
 SHARPNESS = 15.0  # logit of an untrained model at cosine 1
 NEARLY_ZERO = 1e-6  # norm below which a centred vector is rounding noise: its class has the mean name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Architecture:
     """What has to be known, beside the weights, to build the same model again; plain enough for JSON.
 
@@ -47,11 +45,24 @@ class Architecture:
     """
 
     document_size: int
-    gnn: Gnn = "ego"
-    gnn_num_layers: int = 2
-    encoder: dict[str, Any] | None = None
-    pooling: Pooling = "cls"
-    gradient_checkpointing: bool = False
+    gnn: Gnn
+    gnn_num_layers: int
+    encoder: dict[str, Any] | None
+    pooling: Pooling
+    gradient_checkpointing: bool
+
+    @classmethod
+    def of(cls, settings: TrainClassifier, backbone: nn.Module) -> Architecture:
+        """``backbone``: the document encoder, trained or not."""
+        configuration: Any = backbone.config
+        return cls(
+            document_size=configuration.hidden_size,
+            gnn=settings.gnn,
+            gnn_num_layers=settings.gnn_num_layers,
+            encoder=configuration.to_dict() if settings.encoder_trainable else None,
+            pooling=settings.doc_pooling,
+            gradient_checkpointing=settings.gradient_checkpointing,
+        )
 
     def __post_init__(self) -> None:
         for name, choices in (("gnn", get_args(Gnn)), ("pooling", get_args(Pooling))):

@@ -23,7 +23,7 @@ def clusterings(
     vectors: np.ndarray,
     n_classes: int,
     count: int,
-    seed: int = 0,
+    seed: int,
     progress: Progress = unseen,
 ) -> np.ndarray:
     """Clusters of the documents, ``count`` times over, of 2 to 8 clusters a class in turn.

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 from scipy.sparse import csr_array
 
+from common.progress import Progress, unseen
+from common.taxoclass_settings import Method, Predict
 from taxoclass.expected_f1 import best_sets
 from taxoclass.labels import Labels
 from taxoclass.taxonomy import Taxonomy
-
-Method = Literal["expected_f1", "path", "topk", "threshold", "topdown", "beam", "prune"]
 
 CELLS = 2**21  # of documents x chains, handled together
 
@@ -176,34 +176,71 @@ def full_weights(given: Sequence[float], taxonomy: Taxonomy) -> np.ndarray:
 # --- the decoder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rules:
-    """The settings of ``decode``, which explains them."""
+    """How ``decode``, which explains the methods, makes label sets; what is left out asks for nothing.
 
-    k: int
-    threshold: float
-    stop: float
-    width: int
-    marginal: float | None
-    min_labels: int
-    max_labels: int
-    consistent: bool
+    k, threshold, stop, width, marginal : of single methods; thresholds are on the scale of the scores.
+    min_labels, max_labels : labels of a document; a document without a scored class has none all the same. Chains
+        longer than max_labels are left out, and those shorter than min_labels where a document has others. Of too many
+        labels the worst goes that no other hangs from, until there are few enough; each label hangs from the
+        best-scored of its parents in the set. To too few labels the best class is added that keeps the set consistent.
+    consistent : every label is a root or has a parent in the set. A label of ``topk`` and ``threshold`` without one
+        gets its best-scored parent, and so on up; the other methods are consistent anyway. False: where labels are too
+        many or too few, and in those two methods, the score alone decides.
+
+    Raises
+    ------
+    ValueError : an unknown method, a limit that cannot be kept.
+    """
+
+    method: Method
+    k: int | None = None
+    threshold: float = -np.inf
+    stop: float = -np.inf
+    width: int | None = None
+    marginal: float | None = None
+    min_labels: int = 0
+    max_labels: int | None = None
+    consistent: bool = False
+
+    @classmethod
+    def of(cls, settings: Predict) -> Rules:
+        return cls(
+            method=settings.decode,
+            k=settings.decode_k,
+            threshold=settings.decode_threshold,
+            stop=settings.decode_stop,
+            width=settings.beam_width,
+            marginal=settings.marginal,
+            min_labels=settings.min_labels,
+            max_labels=settings.max_labels,
+            consistent=settings.consistent,
+        )
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise ValueError(f"decode is one of {', '.join(get_args(Method))}, not {self.method!r}")
+        for name in ("k", "width", "max_labels"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} = {value} must be at least 1")
+        if not 0 <= self.min_labels <= self.most:
+            raise ValueError(
+                f"min_labels = {self.min_labels} must be at least 0 and at most max_labels = {self.max_labels}"
+            )
+
+    @property
+    def most(self) -> float:
+        return np.inf if self.max_labels is None else self.max_labels
 
 
 def decode(
     scores: np.ndarray,
     taxonomy: Taxonomy,
-    method: Method = "path",
-    *,
-    k: int = 3,
-    threshold: float = 0.5,
-    stop: float = -np.inf,
-    width: int = 4,
+    rules: Rules,
     weights: np.ndarray | None = None,
-    marginal: float | None = None,
-    min_labels: int = 1,
-    max_labels: int | None = None,
-    consistent: bool = True,
+    progress: Progress = unseen,
 ) -> Decoded:
     """Label sets from scores.
 
@@ -225,62 +262,47 @@ def decode(
     ``prune``
         As ``threshold``, but a class stays only if one of its parents stays.
 
-    A set is consistent when every label is a root or has a parent in the set. ``consistent`` gives to a label of
-    ``topk`` and ``threshold`` without one its best-scored parent, and so on up; the other methods are consistent
-    anyway. Chains longer than ``max_labels`` are left out, and those shorter than ``min_labels`` where a document has
-    others. Of too many labels the worst goes that no other hangs from, until there are few enough; each label hangs
-    from the best-scored of its parents in the set. To too few labels the best class is added that keeps the set
-    consistent. (With consistent = False the score alone decides.)
-
     Parameters
     ----------
     scores : (N, C) float, probabilities, similarities or logits; NaN is unscored. A memory map is read by blocks.
     weights : (n levels,) weight of each level in a chain's mean, > 0, as from ``level_weights``; default equal.
-    k, threshold, stop, width, marginal : see above; thresholds are on the scale of ``scores``.
-    min_labels, max_labels : labels of a document; a document without a scored class has none all the same.
+    progress : is told of each document.
 
     Raises
     ------
-    ValueError : a shape that does not fit the taxonomy, an unknown method, a limit that cannot be kept.
+    ValueError : a shape that does not fit the taxonomy.
     """
-    most = len(taxonomy) if max_labels is None else max_labels
-    if method not in get_args(Method):
-        raise ValueError(f"decode is one of {', '.join(get_args(Method))}, not {method!r}")
-    for name, value in {"k": k, "width": width, "max_labels": most}.items():
-        if value < 1:
-            raise ValueError(f"{name} = {value} must be at least 1")
-    if min_labels < 0 or (max_labels is not None and min_labels > max_labels):
-        raise ValueError(f"min_labels = {min_labels} must be at least 0 and at most max_labels = {max_labels}")
-    rules = Rules(k, threshold, stop, width, marginal, min_labels, most, consistent)
     chains = Chains.of(taxonomy, weights)
-    parts = [_decode(node, taxonomy, chains, method, rules) for _, node in blocks(scores, taxonomy)]
+    parts = []
+    for _, node in blocks(scores, taxonomy):
+        parts.append(_decode(node, taxonomy, chains, rules))
+        progress(node.shape[1])
     if not parts:
         return Decoded(Labels.of([]), np.empty(0, np.int32), np.empty(0, np.float32))
     sizes, classes, chain, score = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Decoded(Labels.pack(sizes, classes), chain.astype(np.int32), score.astype(np.float32))
 
 
-def _decode(
-    node: np.ndarray, taxonomy: Taxonomy, chains: Chains, method: Method, rules: Rules
-) -> tuple[np.ndarray, ...]:
+def _decode(node: np.ndarray, taxonomy: Taxonomy, chains: Chains, rules: Rules) -> tuple[np.ndarray, ...]:
     """Label counts, labels, chains and chain scores of one block of (C, B) scores."""
     labels = np.zeros(node.shape, dtype=bool)
     score = chains.score(node)
-    if method in ("path", "topdown", "beam"):
-        chain = _chain(node, score, chains, method, rules)
+    if rules.method in ("path", "topdown", "beam"):
+        chain = _chain(node, score, chains, rules)
         found = np.flatnonzero(chain >= 0)
         chains.mark(labels, chain[found], found)
-        if method == "path" and rules.marginal is not None:
+        if rules.method == "path" and rules.marginal is not None:
             _add_chains(labels, chain, node, chains, rules)
         _limit(labels, node, taxonomy, rules)
     else:
-        if method == "expected_f1":
-            labels |= best_sets(node, taxonomy, rules.min_labels, rules.max_labels)
+        if rules.method == "expected_f1":
+            labels = best_sets(node, taxonomy, rules.min_labels, rules.max_labels)
+            inside = chains.within_to_the_end(labels)
         else:
-            labels |= _classes(node, taxonomy, method, rules)
+            labels = _classes(node, taxonomy, rules)
             _limit(labels, node, taxonomy, rules)
-        ends = chains.within_to_the_end(labels) if method == "expected_f1" else chains.within(labels)
-        chain = first_best(np.where(ends, score, -np.inf))
+            inside = chains.within(labels)
+        chain = first_best(np.where(inside, score, -np.inf))
     best = np.where(chain >= 0, score[chain, np.arange(len(chain))], np.nan)
     return labels.sum(axis=0), np.nonzero(labels.T)[1], chain, best
 
@@ -291,9 +313,9 @@ def first_best(values: np.ndarray) -> np.ndarray:
     return np.where(values[best, np.arange(values.shape[1])] > -np.inf, best, -1)
 
 
-def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """(K, B) bool: the ``count`` largest of each column, the first of equals, never a -inf."""
-    if count >= len(values):
+def _largest(values: np.ndarray, count: int | None) -> np.ndarray:
+    """(K, B) bool: the ``count`` largest of each column (None: all), the first of equals, never a -inf."""
+    if count is None or count >= len(values):
         return values > -np.inf
     last = np.partition(values, len(values) - count, axis=0)[len(values) - count]
     above, equal = values > last, values == last
@@ -303,21 +325,21 @@ def _largest(values: np.ndarray, count: int) -> np.ndarray:
 # --- methods that choose chains
 
 
-def _chain(node: np.ndarray, score: np.ndarray, chains: Chains, method: Method, rules: Rules) -> np.ndarray:
+def _chain(node: np.ndarray, score: np.ndarray, chains: Chains, rules: Rules) -> np.ndarray:
     """(B,) chain of each document, -1 for none."""
-    if method == "topdown":
+    if rules.method == "topdown":
         return _greedy(node, chains, rules)
-    if method == "beam":
+    if rules.method == "beam":
         score = np.where(_visited(score, chains, rules.width), score, -np.inf)
     elif rules.marginal is not None and rules.min_labels == 0:
         score = np.where(score > rules.marginal, score, -np.inf)
-    short_enough = chains.length <= rules.max_labels
+    short_enough = chains.length <= rules.most
     fits = short_enough & (chains.length >= rules.min_labels)
     chain = first_best(np.where(fits[:, None], score, -np.inf))
     return np.where(chain >= 0, chain, first_best(np.where(short_enough[:, None], score, -np.inf)))
 
 
-def _visited(score: np.ndarray, chains: Chains, width: int) -> np.ndarray:
+def _visited(score: np.ndarray, chains: Chains, width: int | None) -> np.ndarray:
     """(K, B) bool: chains of a beam search; of each length the ``width`` best whose prefix was kept."""
     kept = np.zeros(score.shape, dtype=bool)
     for depth in range(chains.nodes.shape[1]):
@@ -333,7 +355,7 @@ def _greedy(node: np.ndarray, chains: Chains, rules: Rules) -> np.ndarray:
     """(B,) chain at which the walk to the best child ends."""
     step = node[chains.last]
     step[(chains.length > rules.min_labels)[:, None] & (step < rules.stop)] = -np.inf
-    step[chains.length > rules.max_labels] = -np.inf
+    step[chains.length > rules.most] = -np.inf
     return first_best(np.where(_visited(step, chains, 1), chains.length[:, None], -np.inf))
 
 
@@ -347,7 +369,7 @@ def _add_chains(labels: np.ndarray, chain: np.ndarray, node: np.ndarray, chains:
         with np.errstate(invalid="ignore"):  # a chain without a new class: 0 / 0
             gain = (chains.weights @ np.where(new, node[:, active], 0.0)) / (chains.weights @ new.astype(np.float64))
         grown = labels[:, active].sum(axis=0) + on @ new.astype(np.int32)
-        gain[~(gain > rules.marginal) | (grown > rules.max_labels)] = -np.inf
+        gain[~(gain > rules.marginal) | (grown > rules.most)] = -np.inf
         best = first_best(gain)
         active, best = active[best >= 0], best[best >= 0]
         chains.mark(labels, best, active)
@@ -356,10 +378,10 @@ def _add_chains(labels: np.ndarray, chain: np.ndarray, node: np.ndarray, chains:
 # --- methods that choose classes
 
 
-def _classes(node: np.ndarray, taxonomy: Taxonomy, method: Method, rules: Rules) -> np.ndarray:
+def _classes(node: np.ndarray, taxonomy: Taxonomy, rules: Rules) -> np.ndarray:
     """(C, B) bool labels of topk, threshold or prune."""
-    labels = _largest(node, rules.k) if method == "topk" else (node >= rules.threshold) & (node > -np.inf)
-    if method == "prune":
+    labels = _largest(node, rules.k) if rules.method == "topk" else (node >= rules.threshold) & (node > -np.inf)
+    if rules.method == "prune":
         for row in taxonomy.order.tolist():
             if len(taxonomy.parents[row]):
                 labels[row] &= labels[taxonomy.parents[row]].any(axis=0)
@@ -380,7 +402,7 @@ def _close(labels: np.ndarray, node: np.ndarray, taxonomy: Taxonomy) -> None:
 
 def _limit(labels: np.ndarray, node: np.ndarray, taxonomy: Taxonomy, rules: Rules) -> None:
     """Bring the labels of each document between min_labels and max_labels."""
-    many = np.flatnonzero(labels.sum(axis=0) > rules.max_labels)
+    many = np.flatnonzero(labels.sum(axis=0) > rules.most)
     labels[:, many] = _trimmed(labels[:, many], node[:, many], taxonomy, rules)
     few = np.flatnonzero(labels.sum(axis=0) < rules.min_labels)
     while len(few):

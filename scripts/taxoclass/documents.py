@@ -10,7 +10,8 @@ import numpy as np
 
 from common.errors import UserError
 from common.progress import Progress, unseen
-from taxoclass.encoders import BATCH_TOKENS, Encoder, Warn, encode_cached, log_warning
+from taxoclass.encoders import Encoder, encode_cached
+from taxoclass.inference import Warn
 from taxoclass.models import locate
 from taxoclass.scoring import label_texts
 from taxoclass.taxonomy import Taxonomy
@@ -37,7 +38,7 @@ def reopen(
     local_files_only: bool = True,
     *,
     name: str | None = None,
-    warn: Warn = log_warning,
+    warn: Warn = print,
 ) -> Encoder:
     """The encoder that ``origin`` tells of.
 
@@ -75,7 +76,6 @@ def prepared(
     trainable: bool,
     texts: Sequence[str],
     cache_folder: str | Path | None = None,
-    batch_tokens: int = BATCH_TOKENS,
     progress: Progress = unseen,
 ) -> Documents:
     """The texts as input of the classifier, in their order; vectors are kept in ``cache_folder``."""
@@ -83,8 +83,8 @@ def prepared(
         ids, starts = encoder.framed(texts)
         return Tokens(ids, starts, int(encoder.loaded.tokenizer.pad_token_id))
     if cache_folder is None:
-        return Vectors(encoder.encode(texts, batch_tokens, progress))
-    return Vectors(encode_cached(encoder, texts, cache_folder, batch_tokens, progress))
+        return Vectors(encoder.encode(texts, progress=progress))
+    return Vectors(encode_cached(encoder, texts, cache_folder, progress=progress))
 
 
 def name_vectors(encoder: Encoder, taxonomy: Taxonomy, template: str) -> np.ndarray:

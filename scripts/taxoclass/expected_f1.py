@@ -12,7 +12,6 @@ Ye, Chai, Lee & Chieu (2012), Optimizing F-measure: a tale of two approaches, IC
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import csr_array, eye_array
 from scipy.special import softmax
 
 from taxoclass.taxonomy import Taxonomy
@@ -20,15 +19,9 @@ from taxoclass.taxonomy import Taxonomy
 BLOCK = 4096  # documents handled together
 
 
-def closed_sets(taxonomy: Taxonomy) -> csr_array:
-    """(C, C) float64: row c is 1 at c and at all its ancestors."""
-    closed = taxonomy.ancestors.astype(np.float64) + eye_array(len(taxonomy), format="csr")
-    return csr_array(closed)
-
-
 def upward(leaves: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
     """Probabilities of all classes, (N, C) float32, from those of the leaves, (N, L): sums over the leaves below."""
-    below = closed_sets(taxonomy)[np.flatnonzero(taxonomy.leaves)].astype(np.float32)
+    below = taxonomy.closed_sets[np.flatnonzero(taxonomy.leaves)].astype(np.float32)
     return np.minimum(leaves.astype(np.float32) @ below, 1)
 
 
@@ -46,7 +39,7 @@ def best_class(probability: np.ndarray, taxonomy: Taxonomy) -> tuple[np.ndarray,
     -------
     (N,) int64, of equals the first; (N,) float64, 0 where all probabilities are 0.
     """
-    closed = closed_sets(taxonomy)
+    closed = taxonomy.closed_sets
     sizes = closed.sum(axis=1)[:, None]
     best, value = np.zeros(len(probability), dtype=np.int64), np.zeros(len(probability))
     for start in range(0, len(probability), BLOCK):

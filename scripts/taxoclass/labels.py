@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +38,12 @@ class Labels(NamedTuple):
         lengths = np.asarray(counts, dtype=np.int64)
         return cls(np.concatenate(([0], np.cumsum(lengths))), np.asarray(indices, dtype=np.int32))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Labels]) -> Labels:
+        """Labels of the documents of all parts, one part after the other."""
+        sizes, indices = ([getattr(each, name) for each in parts] for name in ("sizes", "indices"))
+        return cls.pack(np.concatenate(sizes), np.concatenate(indices))
+
     @property
     def sizes(self) -> np.ndarray:
         """(N,) int64: labels of each document."""
@@ -55,8 +61,7 @@ class Labels(NamedTuple):
 
     def closed(self, taxonomy: Taxonomy) -> csr_array:
         """(N, C) float64, 1 where a document has a class or one below it."""
-        own = self.matrix(len(taxonomy))
-        closed = (own + own @ taxonomy.ancestors.astype(np.float64)).tocsr()
+        closed = self.matrix(len(taxonomy)) @ taxonomy.closed_sets
         closed.data[:] = 1
         return closed
 

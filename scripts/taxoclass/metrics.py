@@ -24,6 +24,7 @@ from taxoclass.taxonomy import Taxonomy
 
 CELLS = 2**22  # of scores, handled together
 COMPAT_LABELS = 3  # labels of a document in the published numbers
+INSIDE = 0.95  # probability inside an interval
 
 
 class Ratio(NamedTuple):
@@ -44,9 +45,9 @@ def evaluate(
     gold: Labels,
     taxonomy: Taxonomy,
     *,
-    seed: int = 0,
-    ks: Sequence[int] = (1, 3, 5),
-    resamples: int = 1000,
+    seed: int,
+    ks: Sequence[int],
+    resamples: int,
 ) -> dict[str, Any]:
     """All metrics of decoded label sets and of the scores that they come from.
 
@@ -64,7 +65,8 @@ def evaluate(
     strict : example_f1 of ``labels``, p_at_k, mrr (of a document's first true class), mrr_all (mean over a document's
         true classes);
     compat : example_f1 of the three best-scored classes, p_at_k, mrr;
-    micro_f1, macro_f1, hierarchical (precision, recall, f1), ndcg_at_k, level_f1 (level -> f1 and gold labels),
+    micro_f1, macro_f1, hierarchical (precision, recall, f1), ndcg_at_k, level_f1 (level, 0 for the roots -> micro-F1 of
+    its classes, and gold labels),
     class_coverage (predicted classes among all, among gold classes), consistency_rate, labels_per_document;
     intervals : metric -> 95 % interval [low, high], names joined by ".".
 
@@ -73,18 +75,51 @@ def evaluate(
     ValueError : shapes that do not fit together, no document with gold labels.
     """
     n_classes = len(taxonomy)
-    if scores.shape != (len(labels.sizes), n_classes) or len(gold.sizes) != len(labels.sizes):
-        raise ValueError(
-            f"scores {scores.shape}, label sets of {len(labels.sizes)} documents and gold labels of"
-            f" {len(gold.sizes)} do not fit together, or not to {n_classes} classes"
-        )
+    _check_shapes(scores, labels, gold, n_classes)
     some = np.flatnonzero(gold.sizes)
     if not len(some):
         raise ValueError("no document has gold labels")
     predicted, truth = labels.matrix(n_classes)[some], gold.matrix(n_classes)[some]
     closed, closed_truth = labels.closed(taxonomy)[some], gold.closed(taxonomy)[some]
     ranking = Ranking.of(scores, some, truth, max([*ks, COMPAT_LABELS]))
-    ratios = {
+    ratios = _ratios(predicted, truth, closed, closed_truth, ranking, taxonomy, ks)
+    levels = [np.flatnonzero(taxonomy.level == level) for level in range(int(taxonomy.level.max()) + 1)]
+    by_level = {f"level_f1.{n}.f1": overlap(predicted[:, here], truth[:, here]) for n, here in enumerate(levels)}
+    gold_labels = {f"level_f1.{n}.gold_labels": int(truth[:, here].sum()) for n, here in enumerate(levels)}
+    found = {
+        "documents": len(some),
+        "documents_without_gold": len(scores) - len(some),
+        **_nested({name: ratio.value for name, ratio in ratios.items()}),
+        "macro_f1": macro_f1(predicted, truth),
+        **_nested({name: ratio.value for name, ratio in by_level.items()} | gold_labels),
+        "class_coverage": coverage(predicted, truth),
+    }
+    if resamples:
+        found["intervals"] = bootstrap(ratios | by_level, seed=seed, resamples=resamples)
+    return found
+
+
+def _check_shapes(scores: np.ndarray, labels: Labels, gold: Labels, n_classes: int) -> None:
+    if scores.shape != (len(labels.sizes), n_classes) or len(gold.sizes) != len(labels.sizes):
+        raise ValueError(
+            f"scores {scores.shape}, label sets of {len(labels.sizes)} documents and gold labels of"
+            f" {len(gold.sizes)} do not fit together, or not to {n_classes} classes"
+        )
+
+
+def _ratios(
+    predicted: csr_array,
+    truth: csr_array,
+    closed: csr_array,
+    closed_truth: csr_array,
+    ranking: Ranking,
+    taxonomy: Taxonomy,
+    ks: Sequence[int],
+) -> dict[str, Ratio]:
+    """The metrics of ``evaluate`` that are averages over documents; ``closed`` are label sets with all ancestors."""
+    sizes = predicted.sum(axis=1)
+    both = shared(closed, closed_truth)
+    return {
         "strict.example_f1": example_f1(predicted, truth),
         **{f"strict.p_at_{k}": ranking.precision(k, strict=True) for k in ks},
         "strict.mrr": ranking.first(),
@@ -93,28 +128,13 @@ def evaluate(
         **{f"compat.p_at_{k}": ranking.precision(k, strict=False) for k in ks},
         "compat.mrr": ranking.pairs(),
         "micro_f1": overlap(predicted, truth),
-        "hierarchical.precision": Ratio(shared(closed, closed_truth), closed.sum(axis=1)),
-        "hierarchical.recall": Ratio(shared(closed, closed_truth), closed_truth.sum(axis=1)),
+        "hierarchical.precision": Ratio(both, closed.sum(axis=1)),
+        "hierarchical.recall": Ratio(both, closed_truth.sum(axis=1)),
         "hierarchical.f1": overlap(closed, closed_truth),
         **{f"ndcg_at_{k}": ranking.ndcg(k) for k in ks},
         "consistency_rate": consistency(predicted, taxonomy),
-        "labels_per_document": Ratio(predicted.sum(axis=1), np.ones(len(some))),
+        "labels_per_document": Ratio(sizes, np.ones(len(sizes))),
     }
-    levels = [np.flatnonzero(taxonomy.level == level) for level in range(int(taxonomy.level.max()) + 1)]
-    by_level = {
-        f"level_f1.{level}.f1": overlap(predicted[:, here], truth[:, here]) for level, here in enumerate(levels)
-    }
-    found = {
-        "documents": len(some),
-        "documents_without_gold": len(scores) - len(some),
-        **_nested({name: ratio.value for name, ratio in ratios.items()}),
-        "macro_f1": macro_f1(predicted, truth),
-        "level_f1": level_f1(predicted, truth, taxonomy),
-        "class_coverage": coverage(predicted, truth),
-    }
-    if resamples:
-        found["intervals"] = bootstrap(ratios | by_level, seed=seed, resamples=resamples)
-    return found
 
 
 def _nested(flat: Mapping[str, float]) -> dict[str, Any]:
@@ -148,26 +168,10 @@ def example_f1(predicted: csr_array, truth: csr_array) -> Ratio:
     return Ratio(part / whole, np.ones(len(part)))
 
 
-def _class_f1(predicted: csr_array, truth: csr_array) -> tuple[np.ndarray, np.ndarray]:
-    """Numerators and denominators of each class's F1, (C,) float64 each."""
-    return 2 * predicted.multiply(truth).sum(axis=0), predicted.sum(axis=0) + truth.sum(axis=0)
-
-
 def macro_f1(predicted: csr_array, truth: csr_array) -> float:
     """Mean F1 of the classes that are predicted or true somewhere."""
-    part, whole = _class_f1(predicted, truth)
+    part, whole = 2 * predicted.multiply(truth).sum(axis=0), predicted.sum(axis=0) + truth.sum(axis=0)
     return float((part[whole > 0] / whole[whole > 0]).mean())
-
-
-def level_f1(predicted: csr_array, truth: csr_array, taxonomy: Taxonomy) -> dict[str, dict[str, float]]:
-    """Micro-F1 of the classes of each level, and how many gold labels that level has; the roots are level 0."""
-    part, whole = _class_f1(predicted, truth)
-    support = truth.sum(axis=0)
-    levels = {}
-    for level in range(int(taxonomy.level.max()) + 1):
-        here = taxonomy.level == level
-        levels[str(level)] = {"f1": Ratio(part[here], whole[here]).value, "gold_labels": int(support[here].sum())}
-    return levels
 
 
 def coverage(predicted: csr_array, truth: csr_array) -> dict[str, float]:
@@ -286,9 +290,7 @@ def _ranks(values: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray
 # --- intervals
 
 
-def bootstrap(
-    ratios: Mapping[str, Ratio], *, seed: int, resamples: int = 1000, level: float = 0.95
-) -> dict[str, list[float]]:
+def bootstrap(ratios: Mapping[str, Ratio], *, seed: int, resamples: int) -> dict[str, list[float]]:
     """Percentile intervals of ratios of sums, over documents drawn with replacement.
 
     All ratios see the same draws, so intervals of one call may be compared.
@@ -297,7 +299,6 @@ def bootstrap(
     ----------
     ratios : metrics of the same N > 0 documents.
     seed : the same seed gives the same intervals.
-    level : probability inside the interval.
 
     Returns
     -------
@@ -311,5 +312,5 @@ def bootstrap(
         times = np.bincount(rng.integers(len(parts), size=len(parts)), minlength=len(parts))
         whole = times @ wholes
         each[:] = np.divide(times @ parts, whole, out=np.zeros_like(whole), where=whole > 0)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = np.quantile(drawn, [(1 - INSIDE) / 2, (1 + INSIDE) / 2], axis=0)
     return {name: [float(low[i]), float(high[i])] for i, name in enumerate(ratios)}

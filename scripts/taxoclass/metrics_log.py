@@ -164,14 +164,15 @@ class MetricsLog:
             self.sinks.append(make())
 
     def __call__(self, event: str, **values: Any) -> None:
-        for sink in list(self.sinks):
-            with self._harmless(getattr(sink, "name", type(sink).__name__), sink):
-                sink.write({"event": event, **values})
+        self._each(lambda sink: sink.write({"event": event, **values}))
 
     def close(self) -> None:
+        self._each(lambda sink: sink.close())
+
+    def _each(self, act: Callable[[Sink], None]) -> None:
         for sink in list(self.sinks):
             with self._harmless(getattr(sink, "name", type(sink).__name__), sink):
-                sink.close()
+                act(sink)
 
     @contextlib.contextmanager
     def _harmless(self, name: str, sink: Sink | None = None) -> Iterator[None]:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.taxoclass_settings import CandidateSelection
 from taxoclass.decoding import Chains, blocks, first_best
 from taxoclass.expected_f1 import best_class
 from taxoclass.labels import Cores, Labels, Sparse
@@ -41,13 +42,25 @@ def unit_similarity(cosine: np.ndarray) -> np.ndarray:
 # --- candidates
 
 
-@dataclass(frozen=True)
-class _Growth:
-    """How many children a class offers at a level, and how many classes the next frontier keeps."""
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """How many children a class offers at a level, and how many classes the next frontier keeps.
+
+    quota_offset : children that a class offers at level 0; >= 1.
+    cap_offset, power : size of the frontier, (l + cap_offset) ** power rounded down; >= 0.
+    """
 
     quota_offset: int
     cap_offset: int
     power: float
+
+    @classmethod
+    def of(cls, settings: CandidateSelection) -> Growth:
+        return cls(
+            quota_offset=settings.candidate_selection_quota,
+            cap_offset=settings.candidate_selection_cap,
+            power=settings.candidate_selection_power,
+        )
 
     def __post_init__(self) -> None:
         for name, least in (("quota_offset", 1), ("cap_offset", 0), ("power", 0)):
@@ -85,15 +98,14 @@ class _Groups:
         return position, self.items[self.start[classes][position] + place]
 
 
-def candidates(
-    similarity: np.ndarray, taxonomy: Taxonomy, *, quota_offset: int = 2, cap_offset: int = 1, power: float = 2
-) -> Sparse:
+def candidates(similarity: np.ndarray, taxonomy: Taxonomy, growth: Growth) -> Sparse:
     """The classes that each document could be about, from the roots down.
 
     frontier(0) is a virtual root with path score 1. At level l each class of the frontier offers its l + quota_offset
     most similar children; all offers of a document make one pool; the path score of c is the largest path score of its
     parents in the frontier, times sim(c); frontier(l + 1) is the (l + cap_offset) ** power best of the pool, all of it
-    at l = 0. The candidates are all frontiers together: with the defaults at most 2 + 4 + 9 = 15 in three levels.
+    at l = 0. The candidates are all frontiers together: with offsets 2 and 1 and power 2, at most 2 + 4 + 9 = 15 in
+    three levels.
 
     In a DAG, a parent in the frontier lends its path score to a child that only another parent offered; and a class
     reached at several levels competes at each of them, and is one candidate, with its best path score. Equal
@@ -102,8 +114,6 @@ def candidates(
     Parameters
     ----------
     similarity : (N, C) float32 in [0, 1], NaN where unscored; see ``unit_similarity`` for cosines.
-    quota_offset : children that a class offers at level 0; >= 1.
-    cap_offset, power : size of the frontier, (l + cap_offset) ** power rounded down; >= 0.
 
     Returns
     -------
@@ -111,9 +121,9 @@ def candidates(
 
     Raises
     ------
-    ValueError : a similarity below 0 or above 1, a shape that does not fit the taxonomy, an offset out of range.
+    ValueError : a similarity below 0 or above 1, a shape that does not fit the taxonomy.
     """
-    frontiers = _frontiers(similarity, taxonomy, _Growth(quota_offset, cap_offset, power))
+    frontiers = _frontiers(similarity, taxonomy, growth)
     rows, classes, scores = (np.concatenate(part) for part in zip(*frontiers, strict=True))
     chosen = classes < len(taxonomy)
     keys, place = np.unique((rows * len(taxonomy) + classes)[chosen], return_inverse=True)
@@ -122,9 +132,7 @@ def candidates(
     return Sparse(*_csr(keys, similarity.shape), best.astype(np.float32))
 
 
-def waves(
-    similarity: np.ndarray, taxonomy: Taxonomy, *, quota_offset: int = 2, cap_offset: int = 1, power: float = 2
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def waves(similarity: np.ndarray, taxonomy: Taxonomy, growth: Growth) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Which pairs to score next, so that stage 2 finds on them what it would find with all pairs scored.
 
     One turn of the loop a level: the children of the frontier. The last turn: the parents and siblings of the
@@ -132,7 +140,7 @@ def waves(
     takes, before it asks for more::
 
         similarity = np.full((n_documents, len(taxonomy)), np.nan, dtype=np.float32)
-        for rows, classes in waves(similarity, taxonomy):
+        for rows, classes in waves(similarity, taxonomy, growth):
             similarity[rows, classes] = score(rows, classes)
 
     Only pairs that are NaN are asked for, so a half-scored matrix is continued where it ended.
@@ -147,23 +155,26 @@ def waves(
     """
     children, rivals = _children(taxonomy), competitors(taxonomy)
     families = np.zeros(similarity.shape, dtype=bool)
-    for frontier in _frontiers(similarity, taxonomy, _Growth(quota_offset, cap_offset, power)):
+    for frontier in _frontiers(similarity, taxonomy, growth):
         yield from _unscored(similarity, _members(frontier.rows, frontier.classes, children, similarity.shape))
         chosen = frontier.classes < len(taxonomy)
         families |= _members(frontier.rows[chosen], frontier.classes[chosen], rivals, similarity.shape)
     yield from _unscored(similarity, families)
 
 
-def expected_pairs(taxonomy: Taxonomy, *, documents: int = 64, seed: int = 0, **growth: Any) -> float:
-    """Pairs a document that ``waves`` will ask for, the mean over documents of random similarities: for estimates."""
+def expected_pairs(taxonomy: Taxonomy, growth: Growth, seed: int = 0, documents: int = 64) -> float:
+    """Pairs a document that ``waves`` will ask for, the mean over documents of random similarities.
+
+    An estimate for the log; no result depends on ``seed``.
+    """
     similarity = np.full((documents, len(taxonomy)), np.nan, dtype=np.float32)
     random = np.random.default_rng(seed).random(similarity.shape, dtype=np.float32)
-    for rows, classes in waves(similarity, taxonomy, **growth):
+    for rows, classes in waves(similarity, taxonomy, growth):
         similarity[rows, classes] = random[rows, classes]
     return float((~np.isnan(similarity)).sum() / documents)
 
 
-def _frontiers(similarity: np.ndarray, taxonomy: Taxonomy, growth: _Growth) -> Iterator[_Frontier]:
+def _frontiers(similarity: np.ndarray, taxonomy: Taxonomy, growth: Growth) -> Iterator[_Frontier]:
     """frontier(0), the virtual root, frontier(1), ...; what a level needs is read when the next one is asked for."""
     _check_shape(similarity, taxonomy)
     children = _Groups(_children(taxonomy))
@@ -311,9 +322,9 @@ def cores(
     taxonomy: Taxonomy,
     candidates: Sparse,
     *,
-    percentile: float = 50,
-    require_positive: bool = True,
-    min_conf: float | None = None,
+    percentile: float,
+    require_positive: bool,
+    min_conf: float | None,
 ) -> Cores:
     """The candidates that a document is surely about (``mining: taxoclass``).
 
@@ -326,7 +337,7 @@ def cores(
     similarity : (N, C) float32, any scale; NaN where unscored.
     candidates : of the same N documents, all of them scored.
     percentile : 0 to 100, interpolated linearly.
-    min_conf : in units of similarity.
+    min_conf : in units of similarity; None: no floor.
 
     Raises
     ------
@@ -375,8 +386,7 @@ def path_margin(
     ------
     ValueError : a share out of range, a shape that does not fit the taxonomy.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share is above 0 and at most 1, not {share}")
+    _check_share(share)
     chains = Chains.of(taxonomy, weights)
     chain, gap = np.full(len(similarity), -1), np.full(len(similarity), -np.inf)
     for some, node in blocks(similarity, taxonomy):
@@ -386,6 +396,11 @@ def path_margin(
     thresholds = np.full(len(taxonomy), gap[kept].min(initial=np.inf) if count else np.nan)
     keys = kept * len(taxonomy) + chains.last[chain[kept]]
     return Cores(*_csr(keys, similarity.shape), gap[kept].astype(np.float32), thresholds)
+
+
+def _check_share(share: float) -> None:
+    if not 0 < share <= 1:
+        raise ValueError(f"share is above 0 and at most 1, not {share}")
 
 
 def _margin(score: np.ndarray, chains: Chains) -> tuple[np.ndarray, np.ndarray]:
@@ -415,8 +430,7 @@ def surest(probability: np.ndarray, taxonomy: Taxonomy, *, share: float) -> Core
     ------
     ValueError : a share out of range, a shape that does not fit the taxonomy.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share is above 0 and at most 1, not {share}")
+    _check_share(share)
     _check_shape(probability, taxonomy)
     best, worth = best_class(probability, taxonomy)
     known = np.flatnonzero(worth > 0)

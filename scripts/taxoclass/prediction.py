@@ -11,13 +11,14 @@ from scipy.sparse import csr_array
 from scipy.special import expit
 
 from common.progress import Progress, unseen
+from common.taxoclass_settings import Method
 from taxoclass.classifier import Classifier
-from taxoclass.decoding import Method, decode, level_weights
+from taxoclass.decoding import Rules, decode, level_weights
 from taxoclass.expected_f1 import consistent_probabilities
 from taxoclass.labels import Labels
 from taxoclass.posterior import nearest, neighbour_weight, smoothed
 from taxoclass.taxonomy import Taxonomy
-from taxoclass.training import BLOCK, CPU, Documents, Machine, Runner
+from taxoclass.training import BLOCK, CPU, Documents, Machine, Runner, blocks
 
 COLUMNS = 64  # classes whose probabilities are in memory at once
 
@@ -69,13 +70,14 @@ class Opinion(NamedTuple):
     weights: np.ndarray
 
 
-def opinion(logits: np.ndarray, taxonomy: Taxonomy) -> Opinion:
-    """The label sets of the default decoder, and level weights, from the (N, C) float32 logits of the corpus."""
+def opinion(logits: np.ndarray, taxonomy: Taxonomy, progress: Progress = unseen) -> Opinion:
+    """The label sets of the default decoder, and level weights, from the (N, C) float32 logits of the corpus.
+
+    ``progress`` is told of each document.
+    """
+    rules = Rules(method="expected_f1")
     parts = [
-        decode(consistent_probabilities(logits[start : start + BLOCK], taxonomy), taxonomy, "expected_f1").labels
-        for start in range(0, len(logits), BLOCK)
+        decode(consistent_probabilities(part, taxonomy), taxonomy, rules, progress=progress).labels
+        for part in blocks(logits, BLOCK)
     ]
-    labels = Labels.pack(
-        np.concatenate([part.sizes for part in parts]), np.concatenate([part.indices for part in parts])
-    )
-    return Opinion(labels, level_weights(expit(logits), taxonomy))
+    return Opinion(Labels.joined(parts), level_weights(expit(logits), taxonomy))

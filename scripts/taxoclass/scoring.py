@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,27 +17,11 @@ from transformers import AutoModelForSequenceClassification
 from common import files
 from common.errors import UserError
 from common.progress import Progress, unseen
-from taxoclass.encoders import (
-    BATCH_TOKENS,
-    Cost,
-    Encoder,
-    Loaded,
-    Tally,
-    Warn,
-    content_keys,
-    distinct,
-    forward_flops,
-    load,
-    log_warning,
-    piece,
-    unit,
-)
+from common.taxoclass_settings import Names, NliScore
+from taxoclass.encoders import Encoder, content_keys, distinct, piece, unit
+from taxoclass.inference import BATCH_TOKENS, Cost, Loaded, Tally, Warn, forward_flops, load
 from taxoclass.taxonomy import Taxonomy
 
-Names = Literal["best", "mean"]
-Score = Literal["three_way", "entail_vs_contra"]
-
-FIELDS = ("{class_name}", "{path}", "{description}")
 PART = {"cpu": 1024, "cuda": 65_536}
 BLOCK = 4096
 
@@ -46,28 +30,14 @@ BLOCK = 4096
 
 
 def label_texts(taxonomy: Taxonomy, template: str) -> tuple[tuple[str, ...], ...]:
-    """Of each class the template filled in once a name, without repeats; ancestors in {path} keep their main name.
-
-    Raises
-    ------
-    UserError : the template has an unknown field, or none at all.
-    """
-    if not any(each in template for each in FIELDS):
-        raise UserError(f"template {template!r}: all classes would read alike; use {', '.join(FIELDS)}")
-    try:
-        return tuple(_texts(taxonomy, row, template) for row in range(len(taxonomy)))
-    except (KeyError, IndexError, ValueError):
-        raise UserError(f"template {template!r}: cannot be filled in; its fields are {', '.join(FIELDS)}") from None
-
-
-def _texts(taxonomy: Taxonomy, row: int, template: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(_filled(taxonomy, row, template)))
+    """Of each class the template, one that the settings accept, filled in once a name, without repeats."""
+    return tuple(tuple(dict.fromkeys(_filled(taxonomy, row, template))) for row in range(len(taxonomy)))
 
 
 def _filled(taxonomy: Taxonomy, row: int, template: str) -> list[str]:
-    """The template filled in for each name of a class."""
-    above = [taxonomy.text(int(taxonomy.parents[row][0]), "{path}")] if len(taxonomy.parents[row]) else []
-    description = taxonomy.descriptions[row] if taxonomy.descriptions else ""
+    """The template filled in for each name of a class; ancestors in {path} have their main name."""
+    above = [taxonomy.names[each][0] for each in taxonomy.first_chain(row)[:-1]]
+    description = taxonomy.description(row)
     return [
         template.format(class_name=name, path=" > ".join([*above, name]), description=description).strip()
         for name in taxonomy.names[row]
@@ -81,15 +51,12 @@ def ensembles(taxonomy: Taxonomy, templates: Sequence[str]) -> tuple[list[list[s
 
     Raises
     ------
-    UserError : as ``label_texts``; a class is left without a text.
+    UserError : a class is left without a text.
     """
     found: list[list[str]] = []
     first = []
-    for template in templates:
-        label_texts(taxonomy, template)  # its refusals
     for row in range(len(taxonomy)):
-        described = bool(taxonomy.descriptions and taxonomy.descriptions[row])
-        fitting = [each for each in templates if described or "{description}" not in each]
+        fitting = [each for each in templates if taxonomy.description(row) or "{description}" not in each]
         if not fitting:
             raise UserError(
                 f"class {taxonomy.ids[row]}: has no description, and {templates[0]!r} needs one; write one in"
@@ -188,7 +155,7 @@ class NliScorer:
     loaded: Loaded
     entailment: int
     contradiction: int | None
-    score: Score = "three_way"
+    score: NliScore = "three_way"
 
     @classmethod
     def load(
@@ -198,10 +165,10 @@ class NliScorer:
         max_length: int = 256,
         local_files_only: bool = True,
         *,
-        score: Score = "three_way",
-        warn: Warn = log_warning,
+        score: NliScore = "three_way",
+        warn: Warn = print,
     ) -> NliScorer:
-        """As :func:`taxoclass.encoders.load`.
+        """As :func:`taxoclass.inference.load`.
 
         Raises
         ------

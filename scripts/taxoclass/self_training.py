@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,12 +12,13 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from common.taxoclass_settings import SelfTrain, Target
 from taxoclass.bundle import weights_digest
 from taxoclass.classifier import Classifier
-from taxoclass.decoding import Decoded, decode
+from taxoclass.decoding import Rules, decode
 from taxoclass.labels import Labels
 from taxoclass.metrics_log import MetricsLog
-from taxoclass.targets import CoreTargets, SelfTargets, Target, log_masses, sharpened
+from taxoclass.targets import CoreTargets, SelfTargets, log_masses, sharpened
 from taxoclass.taxonomy import Taxonomy
 from taxoclass.training import (
     BLOCK,
@@ -38,7 +38,7 @@ CONFIDENT = 0.8  # a document is confident if its largest p is above this ...
 USUAL_CONFIDENCE = (0.1, 0.9)  # ... and the share of such documents outside this range is worth a warning
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SelfTraining(Optimisation):
     """How an iteration of self-training learns.
 
@@ -48,17 +48,28 @@ class SelfTraining(Optimisation):
     stop_share : the iteration has converged if it changes the top path of fewer documents than this share.
     """
 
-    epochs: int = 3
-    batch_size: int = 256
-    encoder_lr: float = 1e-6
-    head_lr: float = 5e-4
-    temperature: float = 2.0
-    threshold: float = 0.8
-    target: Target = "soft"
-    refresh_every: int = 0
-    stop_share: float = 0.005
+    temperature: float
+    threshold: float
+    target: Target
+    refresh_every: int
+    stop_share: float
 
     rate_names: ClassVar[dict[str, str]] = {"encoder": "self_train_lr", "head": "self_train_head_lr"}
+
+    @classmethod
+    def of(cls, settings: SelfTrain, trainable: bool) -> SelfTraining:
+        """``trainable``: whether the model's encoder is trained."""
+        return cls(
+            epochs=settings.self_train_epochs,
+            encoder_lr=settings.self_train_lr,
+            head_lr=settings.self_train_head_lr,
+            temperature=settings.self_train_temperature,
+            threshold=settings.self_train_threshold,
+            target=settings.self_train_target,
+            refresh_every=settings.self_train_refresh,
+            stop_share=settings.self_train_stop,
+            **settings.shared(settings.self_train_batch_size, trainable),
+        )
 
 
 @dataclass(frozen=True)
@@ -108,27 +119,35 @@ class Silver:
 
 
 @dataclass(frozen=True)
-class SelfTrainReport:
-    """One iteration, in plain numbers.
+class Verdict:
+    """Which model an iteration results in, in plain numbers.
 
-    kept : ``end`` or ``start``, the model that is the iteration's result; why : in words, "" for a plain ``end``.
+    kept : ``end`` or ``start``; why : in words, "" for a plain ``end``.
     passes_through : the iterations after this one would change nothing worth having and hand their model on.
     changed : share of documents whose top path is another one at the end of training.
-    confident_before, confident_after : share of documents with max p above ``CONFIDENT``.
     agreement_before, agreement_after : with the silver labels of held-out documents, None without any.
     agreement_floor : below it the start is kept; for the next iteration.
-    mass_p_before, mass_q, mass_p_after : (C,) expected documents of each class.
     """
 
     kept: str
     why: str
     passes_through: bool
     changed: float
-    confident_before: float
-    confident_after: float
     agreement_before: float | None
     agreement_after: float | None
     agreement_floor: float | None
+
+
+@dataclass(frozen=True)
+class SelfTrainReport(Verdict):
+    """One iteration.
+
+    confident_before, confident_after : share of documents with max p above ``CONFIDENT``.
+    mass_p_before, mass_q, mass_p_after : (C,) expected documents of each class.
+    """
+
+    confident_before: float
+    confident_after: float
     silver_documents: int
     micro_batch: int
     history: list[dict[str, Any]]
@@ -137,6 +156,7 @@ class SelfTrainReport:
     mass_p_after: list[float]
 
 
+# long: half of it says what it is given and why; the steps themselves are one way down
 def self_train_iteration(
     model: Classifier,
     documents: Documents,
@@ -146,7 +166,7 @@ def self_train_iteration(
     folder: Path,
     silver: Silver | None = None,
     floor: float | None = None,
-    decoder: Callable[[np.ndarray], Decoded] | None = None,
+    weights: np.ndarray | None = None,
     machine: Machine = CPU,
     log: MetricsLog | None = None,
     fingerprint: str = "",
@@ -163,17 +183,16 @@ def self_train_iteration(
     iteration : 1-based; part of the key of the generators.
     silver : None leaves the guard out; the report says so.
     floor : ``agreement_floor`` of the iteration before, None for the first.
-    decoder : probabilities (b, C) to labels; default the exact path.
+    weights : (n levels,) weight of each level in the top path; default equal.
     folder, fingerprint : as for ``train``; ``folder / LOGITS`` holds the logits of the end, even if the start is kept.
     """
-    decoder = decoder or partial(decode, taxonomy=taxonomy)
     log = log or MetricsLog()
     inputs = ["self_train", iteration, fingerprint, documents.digest, weights_digest(model.state_dict())]
     checkpoint = Checkpoint(folder, inputs, settings, machine.warn)
     runner = Runner(model, documents, machine, settings.micro_batch)
     start = {name: value.detach().clone() for name, value in runner.inner.state_dict().items()}
     logits = scratch_logits(folder, len(documents), runner.inner.n_classes)
-    before = survey(runner, logits, decoder)
+    before = survey(runner, logits, taxonomy, weights)
     targets = SelfTargets(settings.target, settings.temperature, settings.threshold, logits, before.log_f, before.log_g)
     mass_q = _mass_of_targets(targets)
 
@@ -184,7 +203,7 @@ def self_train_iteration(
     rows = np.arange(len(documents))
     loop = Loop(runner, rows, targets, settings, iteration, checkpoint, log, before_step=refresh)
     loop.run()
-    after = survey(runner, logits, decoder)
+    after = survey(runner, logits, taxonomy, weights)
     verdict = judge(before, after, silver, settings.stop_share, floor)
     if verdict.kept == "start":
         runner.inner.load_state_dict(start)
@@ -206,19 +225,6 @@ def self_train_iteration(
     return report
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The first fields of a ``SelfTrainReport``."""
-
-    kept: str
-    why: str
-    passes_through: bool
-    changed: float
-    agreement_before: float | None
-    agreement_after: float | None
-    agreement_floor: float | None
-
-
 def judge(before: Survey, after: Survey, silver: Silver | None, stop_share: float, floor: float | None) -> Verdict:
     """Which model is the better one, and whether to go on; without labels, see ``self_train_iteration``."""
     changed = float((before.chain != after.chain).mean())
@@ -238,7 +244,7 @@ def judge(before: Survey, after: Survey, silver: Silver | None, stop_share: floa
     return Verdict("end", why, converged, changed, was, now, floor)
 
 
-def survey(runner: Runner, logits: np.ndarray, decoder: Callable[[np.ndarray], Decoded]) -> Survey:
+def survey(runner: Runner, logits: np.ndarray, taxonomy: Taxonomy, weights: np.ndarray | None) -> Survey:
     """Predict the whole corpus into (N, C) ``logits`` and look at it, a block at a time."""
     log_f, log_g = fill(runner, logits)
     n_confident = 0
@@ -246,9 +252,8 @@ def survey(runner: Runner, logits: np.ndarray, decoder: Callable[[np.ndarray], D
     for block in blocks(logits, BLOCK):
         p = torch.from_numpy(block).double().sigmoid().numpy()
         n_confident += int((p.max(axis=1) > CONFIDENT).sum())
-        decoded.append(decoder(p))
-    sizes = np.concatenate([each.labels.sizes for each in decoded])
-    labels = Labels(np.concatenate(([0], np.cumsum(sizes))), np.concatenate([each.labels.indices for each in decoded]))
+        decoded.append(decode(p, taxonomy, Rules(method="path"), weights))
+    labels = Labels.joined([each.labels for each in decoded])
     chain = np.concatenate([each.chain for each in decoded])
     return Survey(chain, labels, n_confident / len(logits), log_f, log_g)
 

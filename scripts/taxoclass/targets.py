@@ -13,17 +13,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Protocol, get_args
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array, eye_array
+from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional
 
+from common.taxoclass_settings import Target
 from taxoclass.taxonomy import Taxonomy
-
-Target = Literal["paper", "soft", "hard"]
 
 
 class Targets(Protocol):
@@ -82,9 +81,8 @@ def core_targets(taxonomy: Taxonomy, indptr: np.ndarray, indices: np.ndarray) ->
     """
     n = len(taxonomy)
     cores = csr_array((np.ones(len(indices), dtype=np.int64), indices, indptr), shape=(len(indptr) - 1, n))
-    above = taxonomy.ancestors.astype(np.int64)
-    positive = _pattern(cores @ (above + eye_array(n, dtype=np.int64, format="csr")))
-    below = _pattern(cores @ above.T)
+    positive = _pattern(cores @ taxonomy.closed_sets)
+    below = _pattern(cores @ taxonomy.ancestors.astype(np.int64).T)
     ignored = _pattern(below - below.multiply(positive))
     return CoreTargets(positive.astype(bool), ignored.astype(bool))
 
@@ -136,7 +134,7 @@ def sharpened(z: Tensor, log_f: Tensor, log_g: Tensor, temperature: float) -> Te
     return torch.sigmoid(temperature * z.double() + log_g - log_f)
 
 
-def confident(q: Tensor, threshold: float) -> Tensor:
+def decided(q: Tensor, threshold: float) -> Tensor:
     """Weight 1 where q >= t or q <= 1 - t, else 0, in the type of q; it never touches the target. t = 0.5: all 1."""
     return ((q >= threshold) | (q <= 1 - threshold)).to(q.dtype)
 
@@ -166,7 +164,7 @@ class SelfTargets:
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         q = sharpened(torch.from_numpy(self.logits[rows]), self.log_f, self.log_g, self.temperature)
-        weight = confident(q, self.threshold)
+        weight = decided(q, self.threshold)
         if self.target == "hard":
             q = (q >= 0.5).to(q.dtype)
         return q.float(), weight.float()

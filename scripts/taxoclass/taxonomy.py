@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, eye_array
 
 from common.errors import UserError
 
@@ -138,6 +138,11 @@ class Taxonomy:
         return csr_array((np.ones(len(pairs), dtype=bool), (rows, columns)), shape=(len(self), len(self)))
 
     @cached_property
+    def closed_sets(self) -> csr_array:
+        """(C, C) float64: row c is 1 at c and at all its ancestors."""
+        return csr_array(self.ancestors.astype(np.float64) + eye_array(len(self), format="csr"))
+
+    @cached_property
     def chains(self) -> tuple[tuple[int, ...], ...]:
         """Every way from a root to a class, inner classes included, as rows from the root down.
 
@@ -173,31 +178,11 @@ class Taxonomy:
         together = np.unique(np.concatenate(groups))
         return together[together != row]
 
-    def closed(self, rows: Sequence[int]) -> set[int]:
-        """``rows`` and all their ancestors."""
-        start, found = self.ancestors.indptr, {int(row) for row in rows}
-        for row in tuple(found):
-            found.update(self.ancestors.indices[start[row] : start[row + 1]].tolist())
-        return found
+    def description(self, row: int) -> str:
+        return self.descriptions[row] if self.descriptions else ""
 
-    def text(self, row: int, template: str) -> str:
-        """A template filled in: {class_name}, {path} (names from a root down, by first parents) and {description}.
-
-        Raises
-        ------
-        UserError : the template has another placeholder or a single brace.
-        """
-        description = self.descriptions[row] if self.descriptions else ""
-        path = " > ".join(self.names[each][0] for each in self._first_chain(row))
-        try:
-            return template.format(class_name=self.names[row][0], path=path, description=description).strip()
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise UserError(
-                f"template {template!r} cannot be filled in ({error}); it may have {{class_name}}, {{path}} and "
-                "{description}"
-            ) from None
-
-    def _first_chain(self, row: int) -> list[int]:
+    def first_chain(self, row: int) -> list[int]:
+        """Rows from a root down to a class, by first parents."""
         chain = [row]
         while len(self.parents[chain[0]]):
             chain.insert(0, int(self.parents[chain[0]][0]))

@@ -23,6 +23,9 @@ from torch import Tensor, nn
 from common import files
 from common.errors import UserError
 from common.memory import is_out_of_memory
+from common.progress import progress
+from common.stage import Stage
+from common.taxoclass_settings import TrainClassifier
 from taxoclass.bundle import content_digest, model_size, read_tensors, weights_digest, write_tensors
 from taxoclass.classifier import Classifier, unwrap, wrap
 from taxoclass.metrics_log import MetricsLog
@@ -37,9 +40,9 @@ T = TypeVar("T")
 # ---- settings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Optimisation:
-    """How stage 3 learns; the names are those of the config.
+    """How a model learns, in either stage.
 
     encoder_lr, head_lr : peak rates of the trained transformer and of all other weights (class encoder, B, b).
     weight_decay : of matrices; biases and norms have none.
@@ -47,27 +50,44 @@ class Optimisation:
     batch_size : documents a step; micro_batch : documents on the device at once, an upper limit.
     validation_share : of documents, chosen by their hash.
     nonfinite_steps : so many in a row end the run.
-    min_steps : epochs become more until the steps are at least as many.
     """
 
-    epochs: int = 5
-    min_steps: int = 0
-    encoder_lr: float = 5e-5
-    head_lr: float = 4e-3
-    weight_decay: float = 0.01
-    warmup: float = 0.06
-    clip: float = 1.0
-    batch_size: int = 64
-    micro_batch: int = 16
-    validation_share: float = 0.1
-    nonfinite_steps: int = 5
-    seed: int = 42
+    epochs: int
+    encoder_lr: float
+    head_lr: float
+    weight_decay: float
+    warmup: float
+    clip: float
+    batch_size: int
+    micro_batch: int
+    validation_share: float
+    nonfinite_steps: int
+    seed: int
 
-    rate_names: ClassVar[dict[str, str]] = {"encoder": "encoder_lr", "head": "head_lr"}
+    rate_names: ClassVar[dict[str, str]]  # in the config
 
     @property
     def rates(self) -> dict[str, float]:
         return {"encoder": self.encoder_lr, "head": self.head_lr}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreTraining(Optimisation):
+    """How stage 3 learns. min_steps : epochs become more until the steps are at least as many."""
+
+    min_steps: int
+
+    rate_names: ClassVar[dict[str, str]] = {"encoder": "encoder_lr", "head": "head_lr"}
+
+    @classmethod
+    def of(cls, settings: TrainClassifier) -> CoreTraining:
+        return cls(
+            epochs=settings.epochs,
+            min_steps=settings.min_steps,
+            encoder_lr=settings.encoder_lr,
+            head_lr=settings.head_lr,
+            **settings.shared(settings.batch_size, settings.encoder_trainable),
+        )
 
 
 @contextlib.contextmanager
@@ -92,6 +112,12 @@ class Machine:
     mixed_precision: bool = True
     warn: Callable[[str], None] = print
     progress: Callable[[int, str, str], contextlib.AbstractContextManager[Any]] = no_bar
+
+    @classmethod
+    def of(cls, stage: Stage, device: str, mixed_precision: bool = True) -> Machine:
+        """The device that was opened for a stage, with its bars and warnings."""
+        bar = partial(progress, stage.name)
+        return cls([torch.device(device)], mixed_precision=mixed_precision, warn=stage.warn, progress=bar)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 on a GPU that computes in it; float32 elsewhere. Never fp16, whose range needs a loss scale."""
@@ -553,7 +579,7 @@ def train(
     documents: Documents,
     targets: CoreTargets,
     keys: Sequence[str],
-    settings: Optimisation,
+    settings: CoreTraining,
     folder: Path,
     machine: Machine = CPU,
     log: MetricsLog | None = None,

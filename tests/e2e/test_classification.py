@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from conftest import ROOT
+from random_taxonomies import closed
 from taxoclass import metrics, products
 from taxoclass.corpus import read_labels
 from taxoclass.decoding import Labels
@@ -44,7 +45,7 @@ def test_the_demo_beats_the_encoder_alone_by_more_than_chance(demo):
     documents = encode_cached(encoder, corpus.texts, demo / "cache")
     cosine = documents @ encoder.encode([texts[0] for texts in label_texts(taxonomy, "{path}")]).T
     leaves = np.flatnonzero(taxonomy.leaves)
-    floor = Labels.of(taxonomy.closed([leaf]) for leaf in leaves[cosine[:, leaves].argmax(axis=1)])
+    floor = Labels.of(closed(taxonomy, [leaf]) for leaf in leaves[cosine[:, leaves].argmax(axis=1)])
     gold = read_labels(str(DEMO / "gold.tsv"), taxonomy)
     truth = Labels.of(gold[doc_id] for doc_id in corpus.doc_ids).matrix(len(taxonomy))
     found = json.loads((demo / "metrics.json").read_text())

@@ -22,7 +22,7 @@ from descriptors import ranks_on_card
 from descriptors.table import Part
 from faults.conftest import WINGS
 from faults.harness import Pipeline, Place, Struck, in_a_child, main_of, remove, struck, without
-from taxoclass.encoders import Loaded
+from taxoclass.inference import Loaded
 from taxoclass.training import Runner
 
 EVERYWHERE = [pytest.param(wing, 40, marks=pytest.mark.faults) for wing in WINGS]

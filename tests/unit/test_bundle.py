@@ -21,7 +21,7 @@ ENCODER = {"id": "all-MiniLM-L6-v2", "sha256": "53aa", "max_length": 256}
 
 
 def example(**changes) -> Bundle:
-    whole = Bundle(model_of(), toy(), ENCODER, settings={"epochs": 5}, thresholds={"decode": "path", "stop": 0.25})
+    whole = Bundle(model_of(), toy(), ENCODER, settings={"epochs": 5}, labelling={"decode": "path", "stop": 0.25})
     return dataclasses.replace(whole, **changes)
 
 
@@ -57,7 +57,7 @@ def test_a_bundle_comes_back_whole(tmp_path):
     assert found.taxonomy.fingerprint == whole.taxonomy.fingerprint
     assert found.taxonomy.ids == whole.taxonomy.ids and found.taxonomy.names == whole.taxonomy.names
     assert found.taxonomy.edges.tolist() == whole.taxonomy.edges.tolist()
-    assert (found.encoder, found.settings, found.thresholds) == (whole.encoder, whole.settings, whole.thresholds)
+    assert (found.encoder, found.settings, found.labelling) == (whole.encoder, whole.settings, whole.labelling)
     assert not found.model.training
 
 

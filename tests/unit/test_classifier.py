@@ -9,7 +9,18 @@ import torch
 from torch import nn
 
 from random_taxonomies import taxonomy
-from small_models import SIZE, Scattering, model_of, names, tiny_bert, tokens, toy, trained_encoder, vectors
+from small_models import (
+    SIZE,
+    Scattering,
+    architecture,
+    model_of,
+    names,
+    tiny_bert,
+    tokens,
+    toy,
+    trained_encoder,
+    vectors,
+)
 from taxoclass import classifier
 from taxoclass.classifier import Architecture, build, class_features, class_graph, restore, unwrap, wrap
 
@@ -114,7 +125,7 @@ def test_the_untrained_model_ranks_by_cosine(gnn):
 
 
 def test_names_and_documents_may_have_different_sizes():
-    model = build(toy(), names(toy(), size=7), Architecture(SIZE), seed=0)
+    model = build(toy(), names(toy(), size=7), architecture(), seed=0)
     assert model(vectors(3)).shape == (3, 6)
 
 
@@ -136,18 +147,18 @@ def test_under_autocast_logits_keep_the_precision_of_the_weights():
 
 
 def test_one_class_and_one_document_have_a_logit():
-    model = build(taxonomy(1, []), np.ones((1, SIZE)), Architecture(SIZE), seed=0)
+    model = build(taxonomy(1, []), np.ones((1, SIZE)), architecture(), seed=0)
     assert torch.isfinite(model(vectors(1))).all()
 
 
 def test_a_class_count_that_differs_from_the_taxonomy_is_refused():
     with pytest.raises(ValueError, match="5 class vectors for a taxonomy of 6 classes"):
-        build(toy(), names(toy())[:5], Architecture(SIZE), seed=0)
+        build(toy(), names(toy())[:5], architecture(), seed=0)
 
 
 def test_an_unknown_switch_is_refused():
     with pytest.raises(ValueError, match="gnn = 'egos' is not one of ego, full, off"):
-        Architecture(SIZE, "egos")
+        architecture(gnn="egos")
 
 
 # ---- trained encoder

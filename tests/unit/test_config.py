@@ -104,7 +104,7 @@ TAXOCLASS = {
     "confidence_threshold_percentile": (50.0, "core_classes"),
     "require_positive": (True, "core_classes"),
     "min_conf": (None, "core_classes"),
-    "random_seed": (42, "train_classifier self_train evaluate"),
+    "random_seed": (42, "similarity train_classifier self_train evaluate"),
     "batch_size": (64, "train_classifier"),
     "self_train_batch_size": (256, "self_train"),
     "micro_batch": (16, "train_classifier self_train"),
@@ -271,6 +271,7 @@ def test_the_settings_of_a_stage_are_its_own_and_none_of_the_machines(stage):
         "similarity",
         "core_classes",
         "train_classifier",
+        "self_train",
     ):  # which leave out what they do not read
         assert mine.keys() == model.model_fields.keys()
     assert not mine.keys() & RUNTIMES[section].model_fields.keys()
@@ -367,6 +368,7 @@ def test_what_the_other_settings_leave_unread_reruns_no_pass(stage, chosen, unre
 
 SELECTION = {"candidate_selection_quota", "candidate_selection_cap", "candidate_selection_power"}
 PATHS = {"candidate_paths", "prefilter_model"}
+CORPUS_WIDE = {"neighbours", "clusterings", "random_seed"}
 WORDS = {"word_weight", "word_language"}
 
 
@@ -374,8 +376,8 @@ WORDS = {"word_weight", "word_language"}
     ("chosen", "unread"),
     [
         ({"backend": "embedding"}, SELECTION | PATHS | {"nli_score"}),
-        ({"backend": "nli"}, SELECTION | PATHS | {"similarity_chunks", "neighbours", "clusterings"}),
-        ({"backend": "nli", "candidates": "topdown"}, PATHS | {"similarity_chunks", "neighbours", "clusterings"}),
+        ({"backend": "nli"}, SELECTION | PATHS | CORPUS_WIDE | {"similarity_chunks"}),
+        ({"backend": "nli", "candidates": "topdown"}, PATHS | CORPUS_WIDE | {"similarity_chunks"}),
         ({"backend": "nli", "candidates": "paths"}, SELECTION | {"similarity_chunks"}),
     ],
     ids=lambda value: "+".join(value.values()) if isinstance(value, dict) else "unread",
@@ -394,6 +396,7 @@ def test_what_the_chosen_similarity_does_not_read_scores_nothing_again(chosen, u
         "neighbours": 0,
         "class_names": "mean",
         "clusterings": 3,
+        "random_seed": 7,
         "similarity_max_length": 64,
         "batch_tokens": 1024,
     }
@@ -457,6 +460,23 @@ def test_what_the_chosen_model_does_not_read_trains_nothing_again(chosen, unread
     read = stage_settings(before, "train_classifier")
     assert read.keys() == TrainClassifier.model_fields.keys() - unread
     assert TrainClassifier.model_validate(read).model_dump().items() >= read.items()
+
+
+@pytest.mark.parametrize(
+    ("stage", "chosen", "key", "value"),
+    [
+        ("similarity", {"clusterings": 0}, "random_seed", 7),
+        ("similarity", {"backend": "nli"}, "random_seed", 7),
+        ("core_classes", {"word_weight": 0}, "word_language", "german"),
+        ("self_train", {"encoder_trainable": False}, "self_train_lr", 1e-5),
+        ("self_train", {"encoder_trainable": False}, "micro_batch", 4),
+        ("evaluate", {"bootstrap_resamples": 0}, "random_seed", 7),
+    ],
+)
+def test_what_another_setting_leaves_unread_runs_nothing_again(stage, chosen, key, value):
+    assert stage not in rerun(with_both("taxoclass", **chosen), with_both("taxoclass", **chosen, **{key: value}))
+    read = {"encoder_trainable": True}
+    assert stage in rerun(with_both("taxoclass", **read), with_both("taxoclass", **read, **{key: value}))
 
 
 def test_another_way_of_mining_mines_again():
@@ -725,10 +745,16 @@ def test_any_content_is_loaded_or_refused_in_one_line(content, section):
     [
         ("about {name}", "has a field {name}; its fields are {class_name}, {path}, {description}"),
         ("about it", "reads alike for all classes; use {class_name}, {path}, {description}"),
-        ("{class_name", "has a single brace"),
+        ("{class_name", "has a brace that names no field"),
+        ("}", "has a brace that names no field"),
+        ("{path:9z}", "has a brace that names no field"),
+        ("{class_name} {}", "has a field {}; its"),
+        ("{0}", "has a field {0}; its"),
+        ("{path.nothing}", "has a field {path.nothing}; its"),
         (["{path}", "about {name}"], "has a field {name}"),
+        (["about it", "{path}"], "reads alike"),
     ],
-    ids=["foreign", "none", "brace", "listed"],
+    ids=["foreign", "none", "brace", "other brace", "format", "unnamed", "number", "attribute", "listed", "first"],
 )
 def test_a_template_that_cannot_be_filled_in_is_refused_before_anything_runs(template, told):
     given = {"hierarchy_file": "h.tsv", "train_corpus": "d.tsv", "hypothesis_template": template}

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
+from random_taxonomies import closed
 from taxoclass.corpus import Corpus, Document, documents, gold_warnings, joined, read_corpus, read_labels
 from taxoclass.reading import read_taxonomy
 from taxoclass.taxonomy import Taxonomy
@@ -73,7 +74,7 @@ def test_the_shared_corpora_have_their_documented_counts(shared_data, name):
     labels = read_labels(str(folder / "gold.tsv"), found)
     assert len(labels) == stats["docs"] - stats["unlabelled"]
     assert round(sum(map(len, labels.values())) / len(labels), 3) == stats["labels_per_doc"]
-    assert all(found.closed(rows) == rows for rows in labels.values())  # "closed upwards"
+    assert all(closed(found, rows) == rows for rows in labels.values())  # "closed upwards"
     assert gold_warnings("gold.tsv", labels, corpus.doc_ids) == []
 
 

@@ -12,12 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from random_taxonomies import dags, taxonomy
+from common.taxoclass_settings import Predict
+from random_taxonomies import closed, dags, taxonomy
 from taxoclass import decoding
-from taxoclass.decoding import Labels, decode, full_weights, level_weights
+from taxoclass.decoding import Decoded, Labels, Rules, full_weights, level_weights
 
 NAN = math.nan
 METHODS = ["expected_f1", "path", "topk", "threshold", "topdown", "beam", "prune"]
+
+
+def decode(scores, graph, method="path", weights=None, **rules) -> Decoded:
+    """By the settings' defaults, but for what is given, and without a stop."""
+    usual = {"k": 3, "threshold": 0.5, "width": 4, "min_labels": 1, "consistent": True}
+    return decoding.decode(scores, graph, Rules(method=method, **(usual | rules)), weights)
+
 
 # --- data
 
@@ -163,9 +171,9 @@ def test_label_sets_are_ascending_without_repeats():
 @given(dags(), st.data())
 def test_closed_label_sets_are_those_of_the_taxonomy(graph, data):
     chosen = data.draw(st.lists(st.sets(st.integers(0, len(graph) - 1)), min_size=1, max_size=4))
-    closed = Labels.of(chosen).closed(graph).toarray()
-    assert [set(np.flatnonzero(row).tolist()) for row in closed] == [graph.closed(sorted(each)) for each in chosen]
-    assert set(np.unique(closed)) <= {0.0, 1.0}
+    found = Labels.of(chosen).closed(graph).toarray()
+    assert [set(np.flatnonzero(row).tolist()) for row in found] == [closed(graph, sorted(each)) for each in chosen]
+    assert set(np.unique(found)) <= {0.0, 1.0}
 
 
 # --- path
@@ -356,8 +364,8 @@ def test_a_threshold_of_minus_infinity_leaves_unscored_classes_out():
 
 def plain_expected_f1(graph, score, max_labels):
     """The best of all sets that hold their ancestors; a class lends its probability to less likely ancestors."""
-    usable = {c for c in range(len(graph)) if not any(math.isnan(score[a]) for a in graph.closed([c]))}
-    p = {a: max(score[c] for c in usable if a in graph.closed([c])) for a in usable}
+    usable = {c for c in range(len(graph)) if not any(math.isnan(score[a]) for a in closed(graph, [c]))}
+    p = {a: max(score[c] for c in usable if a in closed(graph, [c])) for a in usable}
     # of equals the less deep, then the first
     order = sorted(usable, key=lambda c: (-p[c], longest_way(graph, c), c))
     best, value = set(), 0.0
@@ -410,7 +418,7 @@ def test_a_set_of_expected_f1_holds_all_ancestors_also_where_a_minimum_fills_it_
         graph = taxonomy(4, [(0, shared), (root, shared), (0, 3)])
         scores = np.array([[1.0, 0.25, 0.25, 0.75]])
         for labels in sets(decode(scores, graph, "expected_f1", min_labels=3).labels):
-            assert labels == graph.closed(sorted(labels))
+            assert labels == closed(graph, sorted(labels))
 
 
 # --- limits
@@ -504,6 +512,14 @@ def test_documents_are_decoded_one_by_one_as_together(problem, method):
     assert all(np.array_equal(a, b) for a, b in zip(together.labels, apart.labels, strict=True))
 
 
+@pytest.mark.parametrize("cells", [1, 2**21])
+def test_progress_is_told_of_every_document(cells):
+    done = []
+    with patch.object(decoding, "CELLS", cells):
+        decoding.decode(np.ones((5, 2)), taxonomy(2, []), Rules(method="path"), progress=done.append)
+    assert sum(done) == 5 and len(done) == (5 if cells == 1 else 1)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_no_documents_give_no_labels(method):
     found = decode(np.empty((0, 2)), taxonomy(2, []), method)
@@ -542,6 +558,22 @@ def test_half_precision_scores_in_a_file_are_decoded(tmp_path):
 def test_settings_that_cannot_be_kept_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         decode(np.ones((1, 2)), taxonomy(2, [(0, 1)]), **settings)
+
+
+def test_what_rules_leave_out_limits_nothing():
+    graph, scores = taxonomy(4, [(0, 1), (1, 2)]), np.array([[0.5, 0.4, 0.9, NAN]])
+    for method in ("topk", "threshold", "prune"):
+        assert sets(decoding.decode(scores, graph, Rules(method=method)).labels) == [{0, 1, 2}]
+    assert chain_of(graph, decoding.decode(scores, graph, Rules(method="topdown"))) == (0, 1, 2)
+    wide, exact = (decoding.decode(scores, graph, Rules(method=method)) for method in ("beam", "path"))
+    assert wide.chain == exact.chain
+
+
+def test_rules_are_those_of_the_settings():
+    given = {"marginal": 0.25, "min_labels": 2, "max_labels": 6, "consistent": False}
+    other = {"k": 5, "threshold": 0.75, "stop": 0.125, "width": 7}
+    decoders = {"decode_k": 5, "decode_threshold": 0.75, "decode_stop": 0.125, "beam_width": 7}
+    assert Rules.of(Predict(decode="beam", **decoders, **given)) == Rules(method="beam", **other, **given)
 
 
 def test_scores_of_another_taxonomy_are_refused():

@@ -32,8 +32,9 @@ from transformers import (
 )
 
 from common.errors import UserError
-from taxoclass import encoders, models
-from taxoclass.encoders import Encoder, Tally, encode_cached, fitting, forward_flops, learn_frame
+from taxoclass import encoders, inference, models
+from taxoclass.encoders import Encoder, encode_cached
+from taxoclass.inference import Tally, fitting, forward_flops, learn_frame
 from taxoclass.models import locate
 
 torch.set_num_threads(1)  # two threads that share a busy core wait for each other
@@ -360,18 +361,19 @@ def test_no_texts_give_no_vectors(encoder):
     assert encoder.encode([]).shape == (0, 16)
 
 
-def test_progress_adds_up_to_the_texts(encoder, tmp_path):
+def test_progress_adds_up_to_the_texts(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoders, "SHARD", 7)
     encoder.chunks = 2
     texts = [*sentences(30, longest=80), "a cat", "a cat"]
-    for run in (encoder.encode, lambda *given: encode_cached(encoder, texts, tmp_path, *given[1:], shard=7)):
+    for run in (encoder.encode, lambda *given: encode_cached(encoder, texts, tmp_path, *given[1:])):
         done: list[int] = []
         run(texts, 128, done.append)
         assert sum(done) == len(texts)
 
 
-def test_vectors_have_length_one_unless_told_otherwise(encoder):
+def test_vectors_have_length_one(encoder):
     texts = sentences(5)
-    raw = encoder.encode(texts, normalize=False)
+    raw = encoder.raw(texts)[0]
     unit = encoder.encode(texts)
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(unit, raw / np.linalg.norm(raw, axis=1, keepdims=True), atol=1e-6)
@@ -396,7 +398,7 @@ def test_windows_of_a_long_text_count_by_their_tokens(encoder):
         with torch.inference_mode():
             total += encoder.loaded.model(input_ids=framed).last_hidden_state[0].sum(dim=0).numpy()
         weight += framed.shape[1]
-    np.testing.assert_allclose(encoder.encode([" ".join(words)], normalize=False)[0], total / weight, atol=1e-5)
+    np.testing.assert_allclose(encoder.raw([" ".join(words)])[0][0], total / weight, atol=1e-5)
     assert encoder.tally.truncated == 0
 
 
@@ -438,7 +440,7 @@ def test_a_batch_is_as_large_as_budget_and_padding_allow(lengths, budget):
     st.integers(1, 50),
 )
 def test_every_row_has_one_turn_with_little_padding_and_memory_errors_halve_the_budget(lengths, budget, limit):
-    loaded = encoders.Loaded.__new__(encoders.Loaded)
+    loaded = inference.Loaded.__new__(inference.Loaded)
     warnings: list[str] = []
     loaded.tally, loaded.ceiling, loaded.warn = Tally(), None, warnings.append
     turns: list[int] = []
@@ -541,17 +543,18 @@ def test_a_measurement_that_runs_out_of_memory_still_ends(encoder):
 
 @pytest.mark.parametrize(("seconds", "words"), [(3, "3 s"), (300, "5.0 min"), (9000, "2.5 h"), (864_000, "10.0 d")])
 def test_a_span_of_time_reads_well(seconds, words):
-    assert str(encoders.Cost("pairs", 10, 50, 1e12, seconds)).endswith(f"about {words}")
+    assert str(inference.Cost("pairs", 10, 50, 1e12, seconds)).endswith(f"about {words}")
 
 
 # ---- the cache
 
 
-def test_what_is_cached_is_not_run_again(encoder, tmp_path):
+def test_what_is_cached_is_not_run_again(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoders, "SHARD", 16)
     texts = sentences(50, longest=60)
     expected = encoder.encode(texts)
     truncated = encoder.tally.truncated
-    first = encode_cached(encoder, texts, tmp_path, shard=16)
+    first = encode_cached(encoder, texts, tmp_path)
     np.testing.assert_allclose(first, expected, atol=1e-6)
     encoder.loaded.tally = Tally()
     assert np.array_equal(encode_cached(encoder, texts[::-1], tmp_path)[::-1], first)
@@ -569,7 +572,8 @@ def test_another_model_or_length_does_not_read_the_cache(folder, encoder, tmp_pa
         np.testing.assert_allclose(encode_cached(other, texts, tmp_path), other.encode(texts), atol=1e-6)
 
 
-def test_a_killed_run_goes_on_where_it_was_with_the_same_bytes(encoder, tmp_path):
+def test_a_killed_run_goes_on_where_it_was_with_the_same_bytes(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoders, "SHARD", 10)
     texts = sentences(50)
 
     def kill(done: int, left: list[int] = [25]) -> None:  # noqa: B006 (counts down)
@@ -578,13 +582,13 @@ def test_a_killed_run_goes_on_where_it_was_with_the_same_bytes(encoder, tmp_path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        encode_cached(encoder, texts, tmp_path / "killed", 128, kill, shard=10)
+        encode_cached(encoder, texts, tmp_path / "killed", 128, kill)
     kept = len(list((tmp_path / "killed").rglob("*.npz")))
     assert 0 < kept < 5
     encoder.loaded.tally = Tally()
-    found = encode_cached(encoder, texts, tmp_path / "killed", 128, shard=10)
+    found = encode_cached(encoder, texts, tmp_path / "killed", 128)
     assert encoder.tally.sequences == 50 - 10 * kept
-    whole = encode_cached(encoder, texts, tmp_path / "whole", 128, shard=10)
+    whole = encode_cached(encoder, texts, tmp_path / "whole", 128)
     assert found.tobytes() == whole.tobytes()
     names = [sorted(path.name for path in (tmp_path / run).rglob("*")) for run in ("killed", "whole")]
     assert names[0] == names[1]

@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 
 from random_taxonomies import dags, leaves_of, taxonomy
 from taxoclass import expected_f1
-from taxoclass.decoding import decode
-from taxoclass.expected_f1 import best_class, best_sets, closed_sets, consistent_probabilities, upward
+from taxoclass.decoding import Rules, decode
+from taxoclass.expected_f1 import best_class, best_sets, consistent_probabilities, upward
 
 # --- data
 
@@ -76,7 +76,7 @@ def grown(graph, probability, most=None):
 
 @given(dags())
 def test_a_closed_set_is_a_class_with_all_its_ancestors_each_once(graph):
-    found = closed_sets(graph).toarray()
+    found = graph.closed_sets.toarray()
     assert found.dtype == np.float64 and set(np.unique(found)) <= {0.0, 1.0}
     assert sets_of(found.T) == [closed(graph, row) for row in range(len(graph))]
 
@@ -252,7 +252,7 @@ def test_a_class_that_cannot_be_is_no_label_for_the_sake_of_its_parents():
 
 def test_an_unscored_class_is_no_label_for_the_sake_of_its_parents():
     scores = np.array([[0.9, 0.9, math.nan]])
-    assert decode(scores, taxonomy(3, [(0, 2), (1, 2)]), "expected_f1").labels.indices.tolist() == [0, 1]
+    assert decode(scores, taxonomy(3, [(0, 2), (1, 2)]), Rules(method="expected_f1")).labels.indices.tolist() == [0, 1]
 
 
 def test_a_class_that_cannot_be_is_not_the_best_class():

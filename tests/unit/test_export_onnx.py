@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from transformers import AutoModel
 
-from small_models import names, toy
+from small_models import architecture, names, toy
 from taxoclass import bundle, documents
 from taxoclass.bundle import Bundle
-from taxoclass.classifier import Architecture, build
+from taxoclass.classifier import build
 from taxoclass.encoders import Encoder
 from tiny_taxoclass import save_model
 
@@ -25,8 +25,8 @@ def made(folder, trainable: bool, pooling: str, chunks: int = 1, gnn: str = "ego
     encoder = Encoder.load(at, max_length=24, pooling=pooling, chunks=chunks)
     backbone = AutoModel.from_pretrained(at) if trainable else None
     inside = backbone.config.to_dict() if trainable else None
-    architecture = Architecture(16, gnn, 2, inside, pooling)
-    model = build(toy(), names(toy(), size=16), architecture, 0, backbone).eval()
+    shape = architecture(document_size=16, gnn=gnn, encoder=inside, pooling=pooling)
+    model = build(toy(), names(toy(), size=16), shape, 0, backbone).eval()
     if model.classes.readout is not None:
         model.classes.readout.weight.data.fill_(1)  # as if trained: the graph counts
     path = folder / "model.pt"

@@ -15,7 +15,7 @@ from sklearn.metrics import f1_score, ndcg_score, precision_score, recall_score
 
 from random_taxonomies import taxonomy
 from taxoclass import metrics
-from taxoclass.decoding import Labels, decode
+from taxoclass.decoding import Labels, Rules, decode
 from taxoclass.metrics import Ratio, bootstrap, evaluate
 
 NAN = math.nan
@@ -26,7 +26,7 @@ TWO_LEVELS = taxonomy(6, [(0, 2), (0, 3), (1, 4), (1, 5)])
 
 
 def measured(scores, labels, gold, graph=TWO_LEVELS, **settings):
-    settings = {"resamples": 0} | settings
+    settings = {"seed": 0, "ks": (1, 3, 5), "resamples": 0} | settings
     return evaluate(np.asarray(scores, dtype=np.float32), Labels.of(labels), Labels.of(gold), graph, **settings)
 
 
@@ -133,8 +133,10 @@ def test_a_label_without_any_of_its_parents_makes_a_set_inconsistent():
 
 def test_decoded_paths_are_always_consistent():
     scores, _, gold = random_case(0)
-    labels = decode(scores, TWO_LEVELS).labels
-    assert evaluate(scores, labels, Labels.where(gold), TWO_LEVELS, resamples=0)["consistency_rate"] == 1
+    labels = decode(scores, TWO_LEVELS, Rules(method="path")).labels
+    assert (
+        evaluate(scores, labels, Labels.where(gold), TWO_LEVELS, seed=0, ks=[1], resamples=0)["consistency_rate"] == 1
+    )
 
 
 # --- documents and classes that do not count

@@ -13,22 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from random_taxonomies import dags, taxonomy
+from common.taxoclass_settings import CandidateSelection
+from random_taxonomies import closed, dags, taxonomy
 from taxoclass import mining
 from taxoclass.decoding import Labels
 from taxoclass.expected_f1 import consistent_probabilities, upward
 from taxoclass.mining import (
+    Growth,
     Sparse,
-    candidates,
     competitors,
     confidence,
-    cores,
-    expected_pairs,
     path_margin,
     report,
     surest,
     unit_similarity,
-    waves,
 )
 from taxoclass.posterior import leaf_posterior
 
@@ -79,6 +77,29 @@ def relatives(graph):
         children[parent].add(child)
     children[None] = {row for row, above in parents.items() if not above}
     return parents, children
+
+
+def growth_of(quota_offset=2, cap_offset=1, power=2) -> Growth:
+    """By the settings' defaults, but for what is given."""
+    return Growth(quota_offset=quota_offset, cap_offset=cap_offset, power=power)
+
+
+def candidates(similarity, graph, **growth):
+    return mining.candidates(similarity, graph, growth_of(**growth))
+
+
+def waves(similarity, graph, **growth):
+    return mining.waves(similarity, graph, growth_of(**growth))
+
+
+def expected_pairs(graph, seed=0, documents=64, **growth):
+    return mining.expected_pairs(graph, growth_of(**growth), seed, documents)
+
+
+def cores(similarity, graph, found, **rules):
+    """By the settings' defaults, but for what is given."""
+    usual = {"percentile": 50, "require_positive": True, "min_conf": None}
+    return mining.cores(similarity, graph, found, **(usual | rules))
 
 
 def plain_candidates(sim, graph, quota_offset=2, cap_offset=1, power=2):
@@ -269,6 +290,11 @@ def test_core_classes_on_the_unit_scale_are_those_of_the_cosines(problem, percen
     assert pairs[0] == pairs[1]
 
 
+def test_growth_is_that_of_the_settings():
+    given = {"candidate_selection_quota": 3, "candidate_selection_cap": 4, "candidate_selection_power": 0.5}
+    assert Growth.of(CandidateSelection(**given)) == Growth(quota_offset=3, cap_offset=4, power=0.5)
+
+
 @pytest.mark.parametrize("growth", [{"quota_offset": 0}, {"cap_offset": -1}, {"power": -1}])
 def test_selection_that_cannot_offer_anything_is_refused(growth):
     [name] = growth
@@ -354,7 +380,7 @@ def test_requiring_a_positive_confidence_makes_silver_labels_more_precise():
     rng = np.random.default_rng(2)
     graph = tree(4, 5, 3)
     similarity, leaf = noisy_documents(rng, graph, 500, noise=0.12)
-    gold = Labels.of(graph.closed([row]) for row in leaf.tolist())
+    gold = Labels.of(closed(graph, [row]) for row in leaf.tolist())
     found = candidates(similarity, graph)
     with_it, without = (
         report(cores(similarity, graph, found, require_positive=positive), graph, gold)["precision"]
@@ -477,7 +503,7 @@ def plain_surest(probability, graph, share):
     """[{class: worth} of each document]."""
     by_class = {c: [] for c in range(len(graph))}
     for document, p in enumerate(probability.tolist()):
-        worth = [plain_worth(p, graph.closed([c])) if sum(p) > 0 else 0 for c in range(len(graph))]
+        worth = [plain_worth(p, closed(graph, [c])) if sum(p) > 0 else 0 for c in range(len(graph))]
         worth = [each if 2 * p[c] > each else 0 for c, each in enumerate(worth)]
         if max(worth) > 0:
             by_class[worth.index(max(worth))].append((-max(worth), document))
@@ -531,7 +557,7 @@ def test_a_document_without_a_scored_leaf_is_never_among_the_surest(problem):
     found = surest(upward(leaf_posterior(scores, graph), graph), graph, share=1)
     assert found.labels.sizes.tolist() == (~np.isnan(scores[:, graph.leaves])).any(axis=1).astype(int).tolist()
     leaves_below = [
-        {leaf for leaf in np.flatnonzero(graph.leaves) if c in graph.closed([leaf])} for c in range(len(graph))
+        {leaf for leaf in np.flatnonzero(graph.leaves) if c in closed(graph, [leaf])} for c in range(len(graph))
     ]
     for document, c in zip(found.labels.rows, found.indices, strict=True):
         assert len(leaves_below[c]) > 1 or not np.isnan(scores[document, list(leaves_below[c])]).any()

@@ -15,7 +15,7 @@ import self_train
 from common.errors import UserError
 from common.taxoclass_settings import Predict
 from predict import with_own
-from random_taxonomies import dags
+from random_taxonomies import closed, dags
 from small_models import (
     QUIET,
     N,
@@ -27,7 +27,7 @@ from small_models import (
     trained_encoder,
 )
 from taxoclass.bundle import Bundle
-from taxoclass.decoding import decode, level_weights
+from taxoclass.decoding import Rules, decode, level_weights
 from taxoclass.posterior import nearest, neighbour_weight
 from taxoclass.prediction import average_into, opinion, predict_into, scale_of
 from taxoclass.taxonomy import Taxonomy
@@ -167,7 +167,7 @@ def test_a_memory_map_is_filled_with_the_scale_too_whatever_is_predicted_at_once
 
 def plain_sets(graph) -> list[frozenset[int]]:
     """Of each class itself and all its ancestors."""
-    return [frozenset({row, *graph.closed([row])}) for row in range(len(graph))]
+    return [frozenset({row, *closed(graph, [row])}) for row in range(len(graph))]
 
 
 @settings(max_examples=60)
@@ -176,14 +176,14 @@ def test_the_opinion_is_the_default_decoder_with_weights_for_the_others(problem)
     graph, logits = problem
     found = opinion(logits, graph)
     probability = scale_of("expected_f1", graph)(logits)
-    expected = decode(probability, graph, "expected_f1").labels
+    expected = decode(probability, graph, Rules.of(Predict())).labels
     assert all(np.array_equal(one, other) for one, other in zip(found.labels, expected, strict=True))
     assert np.array_equal(found.weights, level_weights(expit(logits), graph))
     for p, each in zip(
         probability.astype(float), np.split(found.labels.indices, found.labels.indptr[1:-1]), strict=True
     ):
         labels = frozenset(each.tolist())
-        assert labels and labels == graph.closed(sorted(labels))
+        assert labels and labels == closed(graph, sorted(labels))
 
         def worth(rows: frozenset[int], p: np.ndarray = p) -> float:
             return 2 * p[list(rows)].sum() / (len(rows) + p.sum())

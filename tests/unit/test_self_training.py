@@ -30,8 +30,11 @@ from small_models import (
     trained_encoder,
     weights,
 )
+from small_models import (
+    self_training as small_training,
+)
 from taxoclass import self_training, training
-from taxoclass.self_training import SelfTraining, self_train_iteration
+from taxoclass.self_training import self_train_iteration
 from taxoclass.targets import SelfTargets
 from taxoclass.training import Machine, Runner
 
@@ -143,7 +146,7 @@ def test_the_message_names_both_rates_of_a_trained_encoder_under_the_names_of_th
     with torch.no_grad():
         model.bias.fill_(float("nan"))
     with pytest.raises(UserError, match=r"self_train_lr \(now 1e-06\) or self_train_head_lr \(now 0.0005\)"):
-        settings = SelfTraining(batch_size=4)
+        settings = small_training(batch_size=4)
         self_train_iteration(model, documents, toy(), settings, 1, tmp_path, machine=QUIET)
 
 

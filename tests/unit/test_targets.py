@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stnp
 
-from random_taxonomies import taxonomy
+from random_taxonomies import closed, taxonomy
 from taxoclass import targets
 from taxoclass.targets import (
     SelfTargets,
     bernoulli_loss,
-    confident,
     core_targets,
+    decided,
     log_masses,
     one_sided_loss,
     sharpened,
@@ -76,8 +76,8 @@ def test_targets_equal_a_walk_over_sets(sets):
     graph, found = dag(), of_cores(*[sorted(each) for each in sets])
     q, weight = found.batch(np.arange(len(sets)))
     for row, cores in enumerate(sets):
-        positive = graph.closed(sorted(cores))
-        below = {each for each in range(6) if (graph.closed([each]) - {each}) & cores}
+        positive = closed(graph, sorted(cores))
+        below = {each for each in range(6) if (closed(graph, [each]) - {each}) & cores}
         assert {each for each in range(6) if q[row, each]} == positive
         assert {each for each in range(6) if not weight[row, each]} == below - positive
 
@@ -163,8 +163,8 @@ def test_targets_are_carried_by_document_index():
 
 def test_the_confidence_mask_weighs_entries_and_sets_no_target_to_0():
     q = torch.tensor([0.0, 0.2, 0.21, 0.5, 0.79, 0.8, 1.0])
-    assert confident(q, 0.8).tolist() == [1, 1, 0, 0, 0, 1, 1]
-    assert confident(q, 0.5).tolist() == [1] * 7
+    assert decided(q, 0.8).tolist() == [1, 1, 0, 0, 0, 1, 1]
+    assert decided(q, 0.5).tolist() == [1] * 7
     z = np.random.default_rng(4).normal(0, 3, (50, 4))
     found, weight = self_targets(z, threshold=0.8).batch(np.arange(50))
     unmasked, _ = self_targets(z, threshold=0.5).batch(np.arange(50))
@@ -195,7 +195,7 @@ def test_paper_at_threshold_one_half_is_the_printed_loss():
 
 
 def test_an_unknown_target_is_refused():
-    with pytest.raises(ValueError, match="target = 'softer' is not one of paper, soft, hard"):
+    with pytest.raises(ValueError, match="target = 'softer' is not one of soft, hard, paper"):
         self_targets(np.zeros((1, 1)), "softer")
 
 

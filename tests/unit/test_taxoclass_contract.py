@@ -12,6 +12,7 @@ from common.errors import UserError
 from small_models import (
     QUIET,
     N,
+    core_training,
     corpus,
     learn,
     model_of,
@@ -24,9 +25,9 @@ from small_models import (
     weights,
 )
 from taxoclass import bundle, training
-from taxoclass.encoders import Tally
+from taxoclass.inference import Tally
 from taxoclass.prediction import predict_into
-from taxoclass.training import Optimisation, Runner, train
+from taxoclass.training import Runner, train
 
 # ---- two rates
 
@@ -38,7 +39,7 @@ def test_a_part_moves_by_its_own_rate_and_stays_where_that_is_0(tmp_path, part):
     model, keys = trained_encoder(), [str(row) for row in range(len(documents))]
     before = weights(model)
     rates = {"encoder_lr": 0.0, "head_lr": 0.0} | {f"{part}_lr": 1e-3}
-    train(model, documents, targets, keys, Optimisation(epochs=1, batch_size=8, **rates), tmp_path, QUIET)
+    train(model, documents, targets, keys, core_training(epochs=1, batch_size=8, **rates), tmp_path, QUIET)
     moved = {
         "encoder" if name.startswith("encoder.") else "head"
         for name, value in model.state_dict().items()

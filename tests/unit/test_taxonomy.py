@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
+from random_taxonomies import closed
 from taxoclass import reading, taxonomy
 from taxoclass.reading import lines, read_taxonomy
 from taxoclass.taxonomy import Taxonomy
@@ -151,8 +152,8 @@ def test_closed_adds_what_lies_on_any_way_to_the_classes(graph, data):
     edges, count = graph
     rows = data.draw(st.lists(st.integers(0, count - 1)))
     expected = {other for row in rows for way in ways_to(row, edges) for other in way}
-    assert made(edges, count).closed(rows) == expected
-    assert made(edges, count).closed(np.array(rows, dtype=np.int64)) == expected
+    assert closed(made(edges, count), rows) == expected
+    assert closed(made(edges, count), np.array(rows, dtype=np.int64)) == expected
 
 
 @given(graphs(acyclic=False))
@@ -193,7 +194,7 @@ def test_ragged_depth_a_shortcut_decides_the_level_but_adds_a_chain():
 def test_a_class_alone_is_root_and_leaf_and_its_own_chain():
     found = made([], 1)
     assert (found.roots.tolist(), found.leaves.tolist(), found.level.tolist()) == ([0], [True], [0])
-    assert (found.chains, found.closed([0]), found.siblings(0).tolist()) == (((0,),), {0}, [])
+    assert (found.chains, closed(found, [0]), found.siblings(0).tolist()) == (((0,),), {0}, [])
     assert found.ancestors.nnz == 0
 
 
@@ -207,7 +208,7 @@ def test_a_taxonomy_of_amazon_size_is_consistent():
     assert np.bincount(found.level).tolist() == [6, 64, 461]
     assert len(found.chains) == 531 + 568 - 525  # every second parent adds a chain of its own
     assert found.ancestors.nnz >= 64 + 2 * 461
-    assert all(found.closed([chain[-1]]) >= set(chain) for chain in found.chains)
+    assert all(closed(found, [chain[-1]]) >= set(chain) for chain in found.chains)
 
 
 def test_too_many_chains_are_counted_and_refused_before_they_fill_the_memory(monkeypatch):
@@ -250,28 +251,6 @@ def test_descriptions_have_a_fingerprint_of_their_own():
 def test_ids_and_rows_are_each_others_inverse():
     found = Taxonomy(("x", "10", "9"), (("n",),) * 3, np.empty((0, 2), np.int64))
     assert [found.row[name] for name in found.ids] == [0, 1, 2]
-
-
-# ---- text of a class
-
-
-def test_a_template_gets_the_name_the_path_and_the_description():
-    found = made([(2, 1), (1, 0)], 3, descriptions=("deep", "", ""))
-    assert found.text(0, "about {class_name}") == "about name 0"
-    assert found.text(0, "{path}") == "name 2 > name 1 > name 0"
-    assert found.text(0, "{class_name}: {description}") == "name 0: deep"
-    assert found.text(1, "{class_name} {description}") == "name 1"
-
-
-def test_a_template_uses_the_main_name_and_takes_no_brace_from_it():
-    found = Taxonomy(("a",), (("{path} %s {", "other"),), np.empty((0, 2), np.int64))
-    assert found.text(0, "<{class_name}>") == "<{path} %s {>"
-
-
-@pytest.mark.parametrize("template", ["{klass}", "{0}", "{}", "{class_name", "}", "{path.nothing}", "{path:9z}"])
-def test_a_template_that_cannot_be_filled_in_is_refused(template):
-    with pytest.raises(UserError, match=r"template .* it may have \{class_name\}, \{path\} and \{description\}$"):
-        made([], 1).text(0, template)
 
 
 # ---- reading

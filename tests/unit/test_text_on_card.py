@@ -33,7 +33,7 @@ def model(request, tmp_path_factory):
 @pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-5), (True, 3e-2)])
 def test_similarities_are_those_of_the_cpu(model, monkeypatch, half, tolerance):
     folder, labels = model
-    monkeypatch.setattr("taxoclass.encoders.Loaded.bf16", half)
+    monkeypatch.setattr("taxoclass.inference.Loaded.bf16", half)
 
     def similarity(where: str) -> np.ndarray:
         if labels is None:

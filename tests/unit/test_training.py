@@ -20,6 +20,7 @@ from small_models import (
     Recorder,
     Scattering,
     close,
+    core_training,
     corpus,
     faulty,
     interrupted,
@@ -35,11 +36,12 @@ from small_models import (
 )
 from taxoclass import training
 from taxoclass.metrics_log import MetricsLog
+from taxoclass.self_training import SelfTraining
 from taxoclass.targets import CoreTargets, core_targets
 from taxoclass.training import (
     Checkpoint,
+    CoreTraining,
     Machine,
-    Optimisation,
     Runner,
     Tokens,
     Vectors,
@@ -86,12 +88,12 @@ def test_a_first_epoch_without_a_loss_is_not_the_best(tmp_path, monkeypatch):
 def test_no_document_with_a_core_class_is_a_users_error(tmp_path):
     none = core_targets(toy(), np.zeros(N + 1, dtype=np.int64), np.empty(0, dtype=np.int64))
     with pytest.raises(UserError, match="no document has a core class"):
-        train(model_of(), corpus()[0], none, KEYS, Optimisation(), tmp_path)
+        train(model_of(), corpus()[0], none, KEYS, core_training(), tmp_path)
 
 
 def test_one_document_is_enough_to_run(tmp_path):
     documents, targets = corpus(1)
-    report = train(model_of(), documents, targets, ["one"], Optimisation(epochs=1), tmp_path, QUIET)
+    report = train(model_of(), documents, targets, ["one"], core_training(epochs=1), tmp_path, QUIET)
     assert report.documents == report.validation_documents == 1
 
 
@@ -99,7 +101,7 @@ def test_a_trained_encoder_learns_from_tokens_in_two_groups(tmp_path):
     documents, targets = token_corpus()
     model, keys = trained_encoder(dropout=0.1), [str(row) for row in range(len(documents))]
     before = weights(model)
-    settings = Optimisation(epochs=4, encoder_lr=5e-3, batch_size=16, micro_batch=4)
+    settings = core_training(epochs=4, encoder_lr=5e-3, batch_size=16, micro_batch=4)
     report = train(model, documents, targets, keys, settings, tmp_path, QUIET)
     assert report.history[-1]["loss"] < 0.8 * report.history[0]["loss"]
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
@@ -124,7 +126,7 @@ def test_a_small_corpus_has_more_epochs_until_the_steps_are_enough(tmp_path, min
 
 def test_one_document_has_as_many_epochs_as_steps_are_asked_for(tmp_path):
     documents, targets = corpus(1)
-    settings = Optimisation(epochs=2, min_steps=7)
+    settings = core_training(epochs=2, min_steps=7)
     report = train(model_of(), documents, targets, ["one"], settings, tmp_path, QUIET)
     assert len(report.history) == 7
 
@@ -186,7 +188,7 @@ def test_no_side_of_the_split_is_empty(share):
 
 
 def test_the_encoder_and_the_head_have_rates_of_their_own_and_vectors_no_decay():
-    groups = adamw(trained_encoder(), Optimisation()).param_groups
+    groups = adamw(trained_encoder(), core_training()).param_groups
     assert {(group["part"], group["weight_decay"]) for group in groups} == {
         (part, decay) for part in ("encoder", "head") for decay in (0.0, 0.01)
     }
@@ -252,7 +254,7 @@ def test_every_document_is_seen_once_an_epoch_and_the_mean_is_over_the_step(tmp_
     norm = torch.stack([p.grad.norm() for p in runner.inner.parameters()]).norm()
     assert float(norm) > 0.1
     seen.clear()
-    settings = Optimisation(epochs=1, batch_size=32, micro_batch=7)
+    settings = core_training(epochs=1, batch_size=32, micro_batch=7)
     report = train(model_of(), watching, targets, KEYS, settings, tmp_path, QUIET)
     trained = np.concatenate([rows for rows in seen if len(rows) <= 7])
     assert report.documents == len(trained) == len(set(trained))
@@ -409,7 +411,7 @@ def test_the_message_names_both_rates_of_a_trained_encoder_under_the_names_of_th
         model.bias.fill_(float("nan"))
     keys = [str(row) for row in range(len(documents))]
     with pytest.raises(UserError, match=r"lower encoder_lr \(now 5e-05\) or head_lr \(now 0.004\) and run"):
-        train(model, documents, targets, keys, Optimisation(batch_size=4), tmp_path, QUIET)
+        train(model, documents, targets, keys, core_training(batch_size=4), tmp_path, QUIET)
 
 
 # ---- mixed precision
@@ -469,7 +471,7 @@ def test_a_state_of_another_fingerprint_is_wiped(tmp_path, change):
     else:
         keys = [f"other {row}" for row in range(N)]
     machine = Machine(warn=told.append)
-    train(model, documents, targets, keys, Optimisation(**settings), folder, machine, fingerprint=code)
+    train(model, documents, targets, keys, core_training(**settings), folder, machine, fingerprint=code)
     assert told == []
 
 
@@ -485,7 +487,7 @@ def test_a_damaged_state_is_started_anew_with_a_word(tmp_path):
 @pytest.mark.parametrize("seed", range(20))
 def test_a_state_with_a_flipped_bit_is_not_gone_on_with(tmp_path, seed):
     # the reader of the file itself notices one in twenty
-    checkpoint = Checkpoint(tmp_path, [], Optimisation(), print)
+    checkpoint = Checkpoint(tmp_path, [], core_training(), print)
     checkpoint.save(model={"a": torch.arange(1000.0)}, optimiser={"state": {0: {"step": 3}}}, history="[1]")
     path = tmp_path / training.STATE
     content = bytearray(path.read_bytes())
@@ -499,7 +501,7 @@ def test_a_state_with_a_flipped_bit_is_not_gone_on_with(tmp_path, seed):
 
 
 def test_the_state_is_replaced_at_once_or_not_at_all(tmp_path, monkeypatch):
-    checkpoint = Checkpoint(tmp_path, [], Optimisation(), print)
+    checkpoint = Checkpoint(tmp_path, [], core_training(), print)
     checkpoint.save(model={}, history="[1]")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(UserError, match=r"state\.pt: cannot be written"):
@@ -524,9 +526,24 @@ def test_a_full_disk_is_noticed_before_the_first_step(tmp_path, monkeypatch):
 def test_settings_that_both_trainings_have_are_handed_on_under_their_names(model, trainable, micro_batch):
     given = {"micro_batch": 4, "weight_decay": 0.5, "warmup": 0.25, "clip": 2.0}
     given |= {"validation_share": 0.4, "nonfinite_steps": 1}
-    shared = model(**given, random_seed=7).shared(8, trainable)
+    if model is TrainClassifier:
+        settings = TrainClassifier(**given, random_seed=7, batch_size=8, encoder_trainable=trainable)
+        learns = CoreTraining.of(settings)
+    else:
+        learns = SelfTraining.of(SelfTrain(**given, random_seed=7, self_train_batch_size=8), trainable)
     # a batch of vectors of a fixed encoder always fits
-    assert shared == given | {"seed": 7, "batch_size": 8, "micro_batch": micro_batch}
-    assert asdict(Optimisation(**shared)).items() >= shared.items()
+    expected = given | {"seed": 7, "batch_size": 8, "micro_batch": micro_batch}
+    assert asdict(learns).items() >= expected.items()
     # which the machine is told
     assert Optimiser.model_fields.keys() - given.keys() == {"random_seed", "mixed_precision"}
+
+
+def test_each_training_learns_by_the_settings_of_its_own_stage():
+    settings = TrainClassifier(epochs=7, min_steps=3, batch_size=5, encoder_lr=0.5, head_lr=0.25)
+    learns = asdict(CoreTraining.of(settings))
+    assert learns.items() >= {"epochs": 7, "min_steps": 3, "batch_size": 5, "encoder_lr": 0.5, "head_lr": 0.25}.items()
+    given = {"epochs": 9, "temperature": 3.0, "threshold": 0.75, "target": "hard", "batch_size": 6}
+    named = {"lr": 0.5, "head_lr": 0.25, "refresh": 4, "stop": 0.125}
+    settings = SelfTrain(**{f"self_train_{name}": value for name, value in (given | named).items()})
+    own = {"encoder_lr": 0.5, "head_lr": 0.25, "refresh_every": 4, "stop_share": 0.125}
+    assert asdict(SelfTraining.of(settings, trainable=True)).items() >= (given | own).items()

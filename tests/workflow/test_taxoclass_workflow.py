@@ -240,7 +240,7 @@ def test_settings_of_the_machine_rerun_nothing(copied):
         ({"gnn": "off"}, "train_classifier"),
         ({"encoder_trainable": True}, "train_classifier"),
         ({"batch_size": 8}, "train_classifier"),
-        ({"random_seed": 7}, "train_classifier"),
+        ({"random_seed": 7}, "similarity"),
         ({"self_train_threshold": 0.9}, "self_train 1"),
         ({"self_train_stop": 0.0}, "self_train 1"),
         ({"decode": "topk"}, "predict"),
