@@ -1,4 +1,4 @@
-# make demo | test | test-slurm | test-faults | soak | coverage | mutants | lint | format | generate | lock | audit | bench | bench-gpu | study | scaling | docs | status | clean
+# make demo | test | test-slurm | test-faults | soak | coverage | mutants | lint | format | generate | lock | audit | bench | bench-gpu | figures | study | scaling | docs | status | clean
 PYTHON ?= python3
 KILLS ?= 0
 VENV := .venv
@@ -8,7 +8,7 @@ WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() or 1, 8))")
 # a file's tests share what it set up; the longest come first (testpaths)
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slurm test-faults soak coverage mutants lint format generate lock audit bench bench-gpu study scaling docs status clean
+.PHONY: demo test test-slurm test-faults soak coverage mutants lint format generate lock audit bench bench-gpu figures study scaling docs status clean
 
 # set-up: the pins of envs/, again when they change; torch by itself, before those that need it.
 # LOCKED=1: all but torch by the versions and checksums of envs/locked/
@@ -116,6 +116,12 @@ scaling: $(VENV)/.done
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+# the measured tables of README.md, all of them: an hour and a half; MOLECULES=folder TEXTS=folder as above
+figures: $(VENV)/.bench
+	$(BIN)/python benchmarks/bench.py --molecules $(MOLECULES) --tables benchmarks/results
+	$(BIN)/python benchmarks/study.py --texts $(TEXTS)
+	$(BIN)/python benchmarks/pages.py
 
 # the pages of docs/ as a site, in results/site
 $(VENV)/.docs: $(VENV)/.done envs/docs.txt

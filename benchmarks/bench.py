@@ -68,10 +68,11 @@ def main() -> None:
     found = {name: row for name, row in read.items() if row.get("schema_version") == SCHEMA_VERSION}
     text = written.table(found, settings | {"machine": start})
     print(f"\n{text}")
-    (arguments.out / "bench.txt").write_text(f"{text}\n")
-    written.write_json(arguments.out / "bench.json", {"machine": start, "settings": settings, "rows": found})
-    written.plot(found, arguments.out / "bench.png")
-    print(f"\n{arguments.out}/bench.txt, bench.json, bench.png")
+    tables = arguments.tables or arguments.out
+    (tables / "bench.txt").write_text(f"{text}\n")
+    written.write_json(tables / "bench.json", {"machine": start, "settings": settings, "rows": found})
+    written.plot(found, tables / "bench.png")
+    print(f"\n{tables}/bench.txt, bench.json, bench.png")
 
 
 def parse() -> argparse.Namespace:
@@ -88,6 +89,7 @@ def parse() -> argparse.Namespace:
         help="folder with hiv_rdkit/*.parquet (default: $MOLECULES; without it, the demo's molecules repeated)",
     )
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench", help="default results/bench")
+    parser.add_argument("--tables", type=Path, help="for the table, JSON and plot (default: --out)")
     parser.add_argument("--patience", type=float, default=120.0, help="seconds after which no round is added (120)")
     arguments = parser.parse_args()
     if arguments.molecules is not None and not any(arguments.molecules.glob("hiv_rdkit/*.parquet")):

@@ -234,7 +234,7 @@ def blas() -> list[str]:
 def source() -> str:
     """Digest of all that is measured or measures; the report may change without a new measurement."""
     digest = hashlib.sha256()
-    apart = ("bench.py", "written.py", "study.py", "gpu.py")
+    apart = ("bench.py", "written.py", "study.py", "gpu.py", "pages.py")
     apart += ("scaling.py", "scaling_measure.py", "scaling_model.py", "scaling_simulation.py")
     here = [path for path in Path(__file__).parent.glob("*.py") if path.name not in apart]
     for path in sorted([*here, *(ROOT / "scripts").rglob("*.py"), ROOT / "Snakefile", *ROOT.glob("workflow/rules/*")]):

@@ -106,7 +106,7 @@ def main() -> None:
     found |= {"source": source(), "predictions": predict(rates, node, found), "memory": memory()}
     written.write_json(tables / "scaling.json", found)
     if tables == SHOWN:
-        renew(ROOT / "docs" / "scaling.md", found)
+        written.renew(ROOT / "docs" / "scaling.md", blocks(found))
     text = show(found)
     (tables / "scaling.txt").write_text(text + "\n")
     plot(found, tables / "scaling.png")
@@ -529,8 +529,8 @@ def show(found: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def renew(page: Path, found: dict[str, Any]) -> None:
-    """Put the figures of the page, between its two kinds of marks, in the place of those that it had."""
+def blocks(found: dict[str, Any]) -> dict[str, list[str]]:
+    """The figures of the page, by their marks."""
     lines = ["| predicted run | nodes | shards | wall, hours (5 to 95 %) | of it on one node | node-hours |"]
     lines += ["|---|---|---|---|---|---|"]
     slow: list[str] = []
@@ -546,14 +546,7 @@ def renew(page: Path, found: dict[str, Any]) -> None:
             longest = sorted(row["stages"], key=lambda each: each["start"] - each["end"])[:4]
             parts = ", ".join(f"{each['name']} {hours(each['end'] - each['start'])}" for each in longest)
             slow.append(f"- {row['load']}, on {row['nodes']} nodes, longest stages in hours: {parts}")
-    text = page.read_text()
-    for mark, content in (("table", lines), ("stages", slow)):
-        before, _, rest = text.partition(f"<!-- {mark}, by make scaling -->\n")
-        _, end, after = rest.partition("<!-- end -->\n")
-        if not end:
-            raise SystemExit(f"scaling.py: {page}: has no marks for {mark}; take the page of the repository")
-        text = f"{before}<!-- {mark}, by make scaling -->\n" + "\n".join(content) + f"\n{end}{after}"
-    page.write_text(text)
+    return {"table, by make scaling": lines, "stages, by make scaling": slow}
 
 
 def plot(found: dict[str, Any], path: Path) -> None:

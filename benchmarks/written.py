@@ -1,9 +1,10 @@
-"""The table, the JSON and the plot."""
+"""The table, the JSON, the plot, and what a page shows of them."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,23 @@ def aligned(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
     shown = [head, tuple("-" * width for width in widths), *lines]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in shown)
+
+
+def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
+    """A table of a page, line by line."""
+    return [f"| {' | '.join(cells)} |".replace("  ", " ") for cells in (head, ["---"] * len(head), *lines)]
+
+
+def renew(page: Path, blocks: Mapping[str, Iterable[str]]) -> None:
+    """Put lines between the marks of a page, ``<!-- WHAT, by COMMAND -->`` and ``<!-- end -->``."""
+    text = page.read_text()
+    for mark, lines in blocks.items():
+        before, begun, rest = text.partition(f"<!-- {mark} -->\n")
+        _, ended, after = rest.partition("<!-- end -->\n")
+        if not ended:
+            raise SystemExit(f"{page}: has no marks for {mark}; take the page of the repository")
+        text = "".join([before, begun, *(f"{line}\n" for line in lines), ended, after])
+    page.write_text(text)
 
 
 def table(found: dict[str, dict[str, Any]], settings: dict[str, Any]) -> str:

@@ -55,15 +55,16 @@ def test_predictions_are_within_what_any_schedule_can_do(shipped):
 
 def test_the_page_has_the_figures_of_the_shipped_run(tmp_path, shipped):
     sys.path.append(str(ROOT / "benchmarks"))
-    from scaling import renew
+    from scaling import blocks
+    from written import renew
 
     page = tmp_path / "scaling.md"
     shutil.copy(ROOT / "docs" / "scaling.md", page)
-    renew(page, shipped)
+    renew(page, blocks(shipped))
     assert page.read_text() == (ROOT / "docs" / "scaling.md").read_text()
     page.write_text("no marks")
     with pytest.raises(SystemExit, match="has no marks"):
-        renew(page, shipped)
+        renew(page, blocks(shipped))
 
 
 def test_rates_of_another_machine_take_the_place_of_those_measured(tmp_path, shipped):
