@@ -18,10 +18,7 @@ from descriptors.shards import read_shards
 INPUTS = {
     "details": "JSON of pass 1",
     "columns": "text: columns that passed pass 1",
-    "stats": "npz: their statistics",
-    "codes": "npy: their rank codes",
-    "fine": "npy: the rest of the codes",
-    "ecdf": "npy: doubled mid-ranks of the codes",
+    **products.RANKED,
 }
 
 

@@ -21,10 +21,7 @@ from descriptors.shards import read_shards
 INPUTS = {
     "columns": "text: columns that passed pass 3",
     "entered": "text: columns that passed pass 1",
-    "stats": "npz: their statistics",
-    "codes": "npy: their rank codes",
-    "fine": "npy: the rest of the codes",
-    "ecdf": "npy: doubled mid-ranks of the codes",
+    **products.RANKED,
     "rows": "npy: content hash of each row (read for pass4_rows)",
     "pass1": "JSON of pass 1",
     "pass2": "JSON of pass 2",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,12 @@ from passes import select  # noqa: E402, F401 (a fixture for all)
 
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("default")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported is not looked through again by each collection; a lack of memory calls for hundreds of them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

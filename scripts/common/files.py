@@ -81,7 +81,7 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     Non-finite numbers become strings that float() reads.
     """
     head = {"schema_version": SCHEMA_VERSION, NAME: Path(path).name}
-    text = json.dumps({**head, **_plain(content), **head}, indent=1, allow_nan=False)
+    text = json.dumps({**head, **plain(content), **head}, indent=1, allow_nan=False)
     write_text(path, _sealed(text.removesuffix("\n}") + ",\n"))
 
 
@@ -322,11 +322,12 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         raise _unreadable(path, error) from None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """What JSON can hold: arrays are lists; NaN and infinity, which it has not, strings that float() reads."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

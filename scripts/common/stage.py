@@ -28,21 +28,10 @@ from common.memory import lacks_memory
 from common.progress import say
 from common.settings import Settings
 
+# whose versions provenance tells
 LIBRARIES = (
-    "cupy-cuda12x",
-    "cupy-cuda13x",
-    "numba",
-    "numpy",
-    "rdkit",
-    "scikit-learn",
-    "scipy",
-    "pyarrow",
-    "igraph",
-    "leidenalg",
-    "pydantic",
-    "snakemake",
-    "torch",
-    "transformers",
+    *("cupy-cuda12x", "cupy-cuda13x", "numba", "numpy", "rdkit", "scikit-learn", "scipy", "pyarrow", "igraph"),
+    *("leidenalg", "pydantic", "snakemake", "torch", "transformers"),
 )
 
 

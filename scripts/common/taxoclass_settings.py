@@ -283,8 +283,9 @@ class SelfTrain(Optimiser):
 
     @classmethod
     def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        """Without what a model with a fixed encoder does not read; whether it is trained is said for stage 3."""
-        return settings if settings["encoder_trainable"] else without(settings, ("self_train_lr", "micro_batch"))
+        """Without what a fixed encoder leaves unread; only a whole config says that it is fixed."""
+        fixed = not settings.get("encoder_trainable", True)
+        return without(settings, ("self_train_lr", "micro_batch")) if fixed else settings
 
 
 class Predict(LevelWeights, NameWords):

@@ -60,6 +60,14 @@ def whole(manifest_path: str, root: str | None = None) -> tuple[dict[str, Any], 
     return manifest, table
 
 
+RANKED = {  # flags of what ``load`` reads beside names and record
+    "stats": "npz: statistics of the columns that passed pass 1",
+    "codes": "npy: their rank codes",
+    "fine": "npy: the rest of the codes",
+    "ecdf": "npy: doubled mid-ranks of the codes",
+}
+
+
 def load(
     columns_path: str, stats_path: str, codes_path: str, fine_path: str, ecdf_path: str, details_path: str
 ) -> Ranked:

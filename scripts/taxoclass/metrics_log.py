@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
+from common.files import plain
 
 WAITING = 100_000  # records
 PATIENCE = 30.0  # seconds to begin, and to end
@@ -36,17 +36,11 @@ class JsonLines:
                 self.handle.write(b"\n")
 
     def write(self, record: dict[str, Any]) -> None:
-        plain = {name: _finite(value) for name, value in record.items()}
-        self.handle.write(json.dumps(plain, allow_nan=False).encode() + b"\n")
+        self.handle.write(json.dumps(plain(record), allow_nan=False).encode() + b"\n")
         self.handle.flush()
 
     def close(self) -> None:
         self.handle.close()
-
-
-def _finite(value: Any) -> Any:
-    """NaN and Infinity are no JSON: they become the strings that float() reads."""
-    return str(value) if isinstance(value, float) and not np.isfinite(value) else value
 
 
 class TensorBoard:
