@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 import written
+from bench import ORDER
 from measure import ROOT, duration
 
 RECORDS = ROOT / "benchmarks" / "results"
@@ -42,9 +43,14 @@ SUPERVISED = ("supervised, BERT", "96.5")
 
 
 def main() -> None:
-    bench, study = (json.loads((RECORDS / f"{name}.json").read_text()) for name in ("bench", "study"))
-    written.renew(ROOT / "README.md", speed(bench) | quality(study))
+    written.renew(ROOT / "README.md", blocks())
     print("README.md")
+
+
+def blocks() -> dict[str, list[str]]:
+    """The lines of each table, by its mark."""
+    bench, study = (json.loads((RECORDS / f"{name}.json").read_text()) for name in ("bench", "study"))
+    return speed(bench) | quality(study)
 
 
 # ---- make bench
@@ -52,12 +58,13 @@ def main() -> None:
 
 def speed(bench: dict[str, Any]) -> dict[str, list[str]]:
     """Every comparison of every row that was measured, and where."""
-    rows = {name: row for name, row in bench["rows"].items() if "error" not in row}
+    rows = {name: row for name in ORDER if "error" not in (row := bench["rows"][name])}
     lines = []
     for row in rows.values():
         work, size = row["work"], row["size"]
         for each in row["comparisons"]:
-            against = f"{each['against']}: {each['theirs']}"
+            peer, theirs = each["against"], each["theirs"]
+            against = f"limit: {peer}" if theirs in peer else f"{peer}: {theirs}"  # a limit's name has its value
             lines.append((work, size, each["ours"], against, written.quantity(each["reached"], each["unit"])))
             work = size = ""
     box, real = bench["machine"], rows["passes_real"]
@@ -66,12 +73,12 @@ def speed(bench: dict[str, Any]) -> dict[str, list[str]]:
     return {
         "real molecules, by make bench": [
             f"{real['size']} RDKit descriptors of the NCI HIV screen (MoleculeNet, nine files, not shipped) take "
-            f"{duration(later['wall'])} and {largest / 1e9:.2f} GB at most, {duration(first['wall'])} the first time on a "
-            "machine, which compiles the inner loops."
+            f"{duration(later['wall'])} and {largest / 1e9:.2f} GB at most, {duration(first['wall'])} the first time "
+            "on a machine, which compiles the inner loops."
         ],
         "speed, by make bench": [
-            f"{box['cpu']}, {box['cores']} cores shared with others, {box['memory_gb']} GB, {bench['settings']['threads']} "
-            "threads a side:",
+            f"{box['cpu']}, {box['cores']} cores shared with others, {box['memory_gb']} GB, "
+            f"{bench['settings']['threads']} threads a side:",
             "",
             *written.markdown(("work", "size", "winnow", "against", "reached"), lines),
         ],

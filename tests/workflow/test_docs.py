@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,13 @@ def commands(start: str) -> list[tuple[str, str]]:
     return found
 
 
+def in_a_sentence() -> list[tuple[str, str]]:
+    """(page, command) of what pages say of make between backquotes."""
+    return [
+        (page.name, each) for page in PAGES for each in sorted(set(re.findall(r"`(make [^`]+)`", page.read_text())))
+    ]
+
+
 def named(found: list[tuple[str, str]]) -> list:
     return [pytest.param(command, id=f"{page}: {command[:70]}") for page, command in found]
 
@@ -54,7 +62,7 @@ def test_snakemake_plans_what_it_is_told(command, project, dry_runs):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("command", named(commands("make")))
+@pytest.mark.parametrize("command", named(commands("make") + in_a_sentence()))
 def test_make_has_the_target(command):
     words = [word for word in shlex.split(command.split(";")[-1]) if word not in ("time", "make")]
     known = (ROOT / "Makefile").read_text()
@@ -92,3 +100,14 @@ def test_files_that_pages_name_are_there():
         ):
             if "results" not in path and not path.endswith(".tsv"):
                 assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+def test_the_measured_tables_are_those_of_the_shipped_records(tmp_path):
+    sys.path.append(str(ROOT / "benchmarks"))
+    import pages
+    import written
+
+    page = tmp_path / "README.md"
+    shutil.copy(ROOT / "README.md", page)
+    written.renew(page, pages.blocks())
+    assert page.read_text() == (ROOT / "README.md").read_text(), "run benchmarks/pages.py"
