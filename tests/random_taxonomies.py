@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from hypothesis import strategies as st
@@ -28,6 +28,6 @@ def dags(draw, max_classes=9):
     return taxonomy(n, [(row[parent], row[child]) for child, above in enumerate(parents) for parent in sorted(above)])
 
 
-def closed(graph: Taxonomy, rows: Sequence[int] | np.ndarray) -> set[int]:
+def closed(graph: Taxonomy, rows: Iterable[int]) -> set[int]:
     """``rows`` and all their ancestors."""
-    return set(graph.closed_sets[np.asarray(rows, dtype=np.int64)].indices.tolist())
+    return set(graph.closed_sets[np.array(list(rows), dtype=np.int64)].indices.tolist())
