@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +11,8 @@ import yaml
 import tiny_taxoclass as tiny
 from conftest import copy_workflow, write_table
 from passes import table
+from snakemake_runs import ENVIRONMENT, SNAKEMAKE, ended
 
-SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 HERE = ["--cores", "2", "--resources", "gpu=0"]
 PRODUCTS = ["descriptors/final_descriptors.txt", "taxoclass/core_classes.npz", "taxoclass/labels.jsonl"]
 SHORT = 300.0  # seconds after which a run is stuck
@@ -45,7 +43,7 @@ class Project:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         log = open(self.folder / "said.txt", "a")  # noqa: SIM115 (the process writes on)
         command = [*SNAKEMAKE, *arguments]
-        return subprocess.Popen(command, cwd=self.folder, env=tiny.ENVIRONMENT, stdout=log, stderr=log, text=True)
+        return subprocess.Popen(command, cwd=self.folder, env=ENVIRONMENT, stdout=log, stderr=log, text=True)
 
     def run(self, *arguments: str) -> list[str]:
         """Rules that ended, in order."""
@@ -60,7 +58,3 @@ class Project:
 
     def bytes(self) -> dict[str, bytes]:
         return {name: path.read_bytes() for name in PRODUCTS if (path := self.folder / "results" / name).exists()}
-
-
-def ended(said: str) -> list[str]:
-    return re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", said)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
+import random
 import shutil
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,8 +28,18 @@ from descriptors import ranks  # noqa: E402
 from descriptors.codes import CodeFile, CodesWriter, RankCodes  # noqa: E402
 from passes import select  # noqa: E402, F401 (a fixture for all)
 
-hypothesis.settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)
+SHUFFLE = os.environ.get("SHUFFLE")  # a seed, see make shuffle
+
+hypothesis.settings.register_profile("default", deadline=None, derandomize=not SHUFFLE, print_blob=True)
 hypothesis.settings.load_profile("default")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In another order, if asked for: modules among each other, and the tests of each."""
+    if SHUFFLE:
+        rng = random.Random(SHUFFLE)
+        place: dict[Path, float] = defaultdict(rng.random)
+        items.sort(key=lambda item: (place[item.path], rng.random()))
 
 
 def pytest_collection_finish() -> None:
@@ -107,8 +120,8 @@ def store(folder: Path, table: np.ndarray) -> Stored:
 
 @pytest.fixture(scope="session")
 def dry_runs(tmp_path_factory):
-    """Snakemake's command line without its start: ``dry_runs(folder, *arguments)``."""
-    from tiny_taxoclass import DryRuns
+    """dry_runs(folder, *arguments): what Snakemake plans."""
+    from snakemake_runs import DryRuns
 
     server = DryRuns(tmp_path_factory.mktemp("dry_runs"))
     yield server

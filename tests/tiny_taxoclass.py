@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import re
-import shlex
 import shutil
 import string
 import subprocess
@@ -21,12 +20,9 @@ import pytest
 import yaml
 
 from conftest import copy_workflow
+from snakemake_runs import ENVIRONMENT, MACHINE, SNAKEMAKE, DryRuns, commands, jobs, succeeded
 
 STAGES = ["check_corpus", "similarity", "core_classes", "train_classifier", "self_train", "predict", "evaluate"]
-SNAKEMAKE = [sys.executable, "-m", "snakemake"]
-# no GPU, so that a machine with one computes the same; one thread, since more of them round otherwise
-MACHINE = ["--cores", "1", "--resources", "gpu=0"]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 # two roots, ragged, one class with two parents, one name twice; ids neither 0..C-1 nor in order
 CLASSES = {
@@ -169,47 +165,6 @@ class Outcome(NamedTuple):
         return told[0]
 
 
-class DryRuns:
-    """Snakemake's command line without its start: one process has it imported and forks for each call."""
-
-    SERVER = """
-import json, os, sys
-import numpy, pandas, pyarrow.parquet, pydantic, pulp, scipy.sparse, snakemake.cli, smart_open, threadpoolctl, yaml
-import snakemake.report
-snakemake.cli.get_argument_parser()
-for line in sys.stdin:
-    folder, output, arguments = json.loads(line)
-    pid = os.fork()
-    if not pid:
-        os.chdir(folder)
-        for stream in (1, 2):
-            os.dup2(os.open(f"{output}.{stream}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-        sys.argv = ["snakemake", *arguments]
-        snakemake.cli.main(arguments)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
-    def __init__(self, scratch: Path) -> None:
-        self.output = scratch / "said"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", self.SERVER],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
-        )  # fmt: skip
-
-    def __call__(self, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(json.dumps([str(folder), str(self.output), arguments]) + "\n")
-        self.process.stdin.flush()
-        code = int(self.process.stdout.readline())
-        said = [Path(f"{self.output}.{stream}").read_text() for stream in (1, 2)]
-        return subprocess.CompletedProcess(arguments, code, *said)
-
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
-
-
 @contextmanager
 def inside(folder: Path) -> Iterator[None]:
     before = Path.cwd()
@@ -270,25 +225,18 @@ class Project:
 
     def run(self, *arguments: str, target: str = "taxoclass") -> list[str]:
         """Jobs that ran, in order."""
-        done = self.snakemake(*arguments, target=target)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return jobs(done.stdout + done.stderr)
+        return list(jobs(succeeded(self.snakemake(*arguments, target=target))))
 
     def dry_run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.dry_runs(self.folder, "taxoclass", *MACHINE, "--dry-run", *arguments)
+        return self.dry_runs(self.folder, "taxoclass", *MACHINE, *arguments)
 
     def planned(self, *arguments: str) -> list[str]:
         """Jobs that a dry run would run, in order, without the targets."""
-        done = self.dry_run(*arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return jobs(done.stdout)
+        return list(jobs(succeeded(self.dry_run(*arguments))))
 
     def commands(self, *arguments: str) -> dict[str, list[str]]:
-        """The command line of each planned job, as the rules write it, without the log's redirection."""
-        done = self.dry_run("--printshellcmds", *arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        shells = ((job, re.search(r"^Shell command: (.*)$", text, re.M)) for job, text in parts(done.stdout))
-        return {job: shlex.split(shell[1])[:-3] for job, shell in shells if shell}
+        """The command line of each planned job."""
+        return commands(succeeded(self.dry_run("--printshellcmds", *arguments)))
 
     def replay(self, capture: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Outcome]:
         """Do here what Snakemake would do, with its command lines; the first job that fails is the last one."""
@@ -317,36 +265,6 @@ class Project:
             if path.is_file() and not name.startswith(("cache/", "provenance/", "metrics/")) and name not in without:
                 found[name] = path.read_bytes()
         return found
-
-
-def parts(said: str) -> list[tuple[str, str]]:
-    """Jobs of a run or a dry run in order, with what is said of each, without the targets.
-
-    A job is called by its rule, with the iteration behind those that have one.
-    """
-    found = []
-    for text in re.split(r"^(?=(?:local)?rule )", said, flags=re.M)[1:]:
-        name = re.match(r"(?:local)?rule (\w+):", text)[1]  # type: ignore[index]
-        iteration = re.search(r"^    wildcards: iteration=(\d+)$", text, re.M)
-        if name not in ("all", "taxoclass"):
-            found.append((f"{name} {iteration[1]}" if iteration else name, text))
-    return found
-
-
-def jobs_of(said: str) -> dict[str, list[str]]:
-    """Of a dry run with --printshellcmds: the command of each job, by rule and wildcards, in order."""
-    found = {}
-    for text in re.split(r"^(?=(?:local)?rule )", said, flags=re.M)[1:]:
-        name = re.match(r"(?:local)?rule (\w+):", text)[1]  # type: ignore[index]
-        wildcards = re.search(r"^    wildcards: (.*)$", text, re.M)
-        shell = re.search(r"^Shell command: (python .*)$", text, re.M)  # targets have none
-        if shell:
-            found[f"{name} {wildcards[1]}" if wildcards else name] = shlex.split(shell[1])
-    return found
-
-
-def jobs(said: str) -> list[str]:
-    return [job for job, _ in parts(said)]
 
 
 def from_stage(first: str, iterations: int = 3) -> list[str]:

@@ -32,7 +32,8 @@ import yaml
 import conftest
 from common import files
 from common.errors import UserError
-from tiny_taxoclass import MACHINE, DryRuns, Outcome, call, inside, jobs_of
+from snakemake_runs import MACHINE, DryRuns, commands, succeeded
+from tiny_taxoclass import Outcome, call, inside
 
 SEED = int(os.environ.get("FAULTS_SEED", "0"))
 RECORD = os.environ.get("FAULTS_RECORD")
@@ -76,11 +77,9 @@ class Pipeline:
 
     @classmethod
     def finish(cls, folder: Path, dry_runs: DryRuns, capture: pytest.CaptureFixture[str]) -> Pipeline:
-        said = dry_runs(folder, *MACHINE, "--dry-run", "--printshellcmds", "--forceall")
-        assert said.returncode == 0, said.stdout + said.stderr
+        said = succeeded(dry_runs(folder, *MACHINE, "--printshellcmds", "--forceall"))
         # the report tells times, and nothing reads it
-        commands = {job: command[:-3] for job, command in jobs_of(said.stdout).items() if job != "report"}
-        pipeline = cls(folder, commands)
+        pipeline = cls(folder, {job: command for job, command in commands(said).items() if job != "report"})
         assert pipeline.run_from(0, capture) is None
         return pipeline
 

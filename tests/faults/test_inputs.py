@@ -113,7 +113,7 @@ def test_names_of_files_are_names_and_nothing_else(wing, count, prepare, dry_run
         config.write_text(yaml.safe_dump({section: plain[section] | {key: value}}))
         started, outcome = time.perf_counter(), "read"
         try:
-            said = dry_runs(folder, "--cores", "1", "--dry-run", "--printshellcmds")
+            said = dry_runs(folder, "--cores", "1", "--printshellcmds")
             shell = re.search(r"^Shell command: (python .*?) > logs/\S+ 2>&1$", said.stdout, re.M | re.S)
             if said.returncode:
                 outcome = "refused in one line"

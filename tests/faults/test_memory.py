@@ -56,7 +56,7 @@ READERS = {
     "the cache": ("similarity", files.np, "load", ON_CPU_TOO),
     "a model": ("similarity", AutoModel, "from_pretrained", ON_CPU),
     "a tokenizer": ("similarity", AutoTokenizer, "from_pretrained", ON_CPU_TOO),
-    "a bundle": ("self_train iteration=2", torch, "load", ON_CPU),
+    "a bundle": ("self_train 2", torch, "load", ON_CPU),
 }
 
 
@@ -194,7 +194,7 @@ BATCHES = [1, 2, 3, 4, *range(6, 17)]  # of at most 16 documents
 
 
 @pytest.mark.parametrize("most", [0, 5, *(pytest.param(most, marks=pytest.mark.faults) for most in BATCHES)])
-@pytest.mark.parametrize("job", ["similarity", "train_classifier", "self_train iteration=1"])
+@pytest.mark.parametrize("job", ["similarity", "train_classifier", "self_train 1"])
 def test_a_card_that_holds_any_number_of_texts_gives_the_same_answers_or_one_line(
     job, most, finished, tmp_path, capfd, recorder, monkeypatch
 ):

@@ -168,7 +168,7 @@ def spoilt(value: float) -> Callable[[Runner], None]:
     return spoil
 
 
-LEARNING = ["train_classifier", "self_train iteration=1"]
+LEARNING = ["train_classifier", "self_train 1"]
 
 
 @pytest.mark.parametrize("job", LEARNING)

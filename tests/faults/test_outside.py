@@ -19,8 +19,8 @@ import pytest
 
 from conftest import ROOT
 from faults.harness import SEED, Pipeline, in_a_child, main_of, remove
+from snakemake_runs import ENVIRONMENT
 from taxoclass import metrics_log
-from tiny_taxoclass import ENVIRONMENT
 
 WINGS = [pytest.param(wing, marks=mark) for wing, mark in (("descriptors", ()), ("taxoclass", pytest.mark.faults))]
 
@@ -76,7 +76,7 @@ class Hanging(Bad):
         ),
     ],
 )
-@pytest.mark.parametrize("job", ["train_classifier", "self_train iteration=1"])
+@pytest.mark.parametrize("job", ["train_classifier", "self_train 1"])
 def test_a_logger_that_raises_or_hangs_is_left_out(job, kind, when, finished, tmp_path, capfd, recorder, monkeypatch):
     whole: Pipeline = finished("taxoclass")
     pipeline = whole.copy(tmp_path / "run")

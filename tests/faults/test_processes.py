@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from faults.harness import SEED, Pipeline
-from tiny_taxoclass import ENVIRONMENT, MACHINE, SNAKEMAKE
+from snakemake_runs import ENVIRONMENT, MACHINE, SNAKEMAKE
 
 pytestmark = pytest.mark.faults
 SIGNALS = {"kill -9": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}

@@ -29,8 +29,9 @@ from common.taxoclass_settings import Taxoclass
 from faults.conftest import finished, model, prepare, recorder  # noqa: F401 (fixtures)
 from faults.harness import SEED, Pipeline, Recorder, configure, remove
 from small_models import one_thread  # noqa: F401 (a fixture of all tests here)
+from snakemake_runs import MACHINE, DryRuns, commands, succeeded
 from soak.drawn import settings, write_tables
-from tiny_taxoclass import CLASSES, EDGES, MACHINE, SETTINGS, TEST, DryRuns, jobs_of, write_data
+from tiny_taxoclass import CLASSES, EDGES, SETTINGS, TEST, write_data
 
 RUNS = int(os.environ.get("SOAK", "200"))
 MANY = pytest.param(range(10, 10 + RUNS // 2), marks=pytest.mark.faults)
@@ -47,10 +48,8 @@ class Soak:
         """The run's one line, if it has one."""
         remove(self.folder / "results")
         (self.folder / "config" / "config.yaml").write_text(yaml.safe_dump(config))
-        said = self.dry_runs(self.folder, *MACHINE, "--dry-run", "--printshellcmds", "--forceall")
-        assert said.returncode == 0, said.stdout + said.stderr
-        pipeline = Pipeline(self.folder, {job: command[:-3] for job, command in jobs_of(said.stdout).items()})
-        return pipeline.run_from(0, self.capture)
+        said = succeeded(self.dry_runs(self.folder, *MACHINE, "--printshellcmds", "--forceall"))
+        return Pipeline(self.folder, commands(said)).run_from(0, self.capture)
 
     def products(self) -> dict[str, bytes]:
         """What must not differ between machines."""

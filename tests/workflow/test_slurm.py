@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import pytest
 
 import one_node_slurm as slurm
-from both_wings import HERE, PRODUCTS, SHORT, Project, ended
+from both_wings import HERE, PRODUCTS, SHORT, Project
 from conftest import ROOT
+from snakemake_runs import ended
 
 pytestmark = pytest.mark.slurm
 

@@ -16,7 +16,8 @@ import yaml
 from test_workflow import Project, table
 
 from conftest import ROOT, write_table
-from tiny_taxoclass import ENVIRONMENT, SETTINGS, DryRuns, save_model
+from snakemake_runs import ENVIRONMENT, DryRuns, ended, jobs, refusal, succeeded
+from tiny_taxoclass import SETTINGS, save_model
 from tiny_taxoclass import Project as TextProject
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
@@ -37,16 +38,7 @@ def snakemake(folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "
         [sys.executable, *program, *arguments],
         cwd=folder, env=ENVIRONMENT | KEYS, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def finished_rules(said: str) -> list[str]:
-    return re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", said)
-
-
-def planned_rules(said: str) -> set[str]:
-    return set(re.findall(r"^(?:local)?rule (\w+):", said, re.M)) - {"all"}
+    return succeeded(done)
 
 
 # ---- a bucket
@@ -92,9 +84,7 @@ def bucket():
 
 @pytest.fixture(scope="module")
 def dry_runs(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tiny_taxoclass.ENVIRONMENT", ENVIRONMENT | KEYS)
-        server = DryRuns(tmp_path_factory.mktemp("dry_runs"))
+    server = DryRuns(tmp_path_factory.mktemp("dry_runs"), ENVIRONMENT | KEYS)
     yield server
     server.close()
 
@@ -160,25 +150,16 @@ def test_logs_and_benchmarks_are_in_the_bucket_and_records_in_the_working_folder
 
 def test_a_finished_run_has_nothing_to_do_and_a_deleted_object_is_made_again(away, bucket, dry_runs):
     bucket.delete(f"{away.prefix}/results/descriptors/overview.png")
-    assert finished_rules(snakemake(away.folder, *away.arguments, *UNTIL)) == ["overview"]
+    assert ended(snakemake(away.folder, *away.arguments, *UNTIL)) == ["overview"]
     assert "results/descriptors/overview.png" in bucket.content(away.prefix)
-    said = dry_runs(away.folder, "--dry-run", *away.arguments, *UNTIL)
-    assert said.returncode == 0 and planned_rules(said.stdout) == set()
+    assert jobs(succeeded(dry_runs(away.folder, *away.arguments, *UNTIL))) == {}
 
 
 def test_relative_paths_are_planned_in_the_bucket_and_absolute_ones_here(away, dry_runs):
-    said = dry_runs(away.folder, "--dry-run", *away.arguments)
-    assert said.returncode == 0, said.stderr
-    inputs = {each for line in re.findall(r"^    input: (.*)$", said.stdout, re.M) for each in line.split(", ")}
+    said = succeeded(dry_runs(away.folder, *away.arguments))
+    inputs = {each for line in re.findall(r"^    input: (.*)$", said, re.M) for each in line.split(", ")}
     gold, template = away.config["taxoclass"]["gold_labels"], str(ROOT / "scripts" / "reporting" / "page.html.j2")
     assert {each for each in inputs if not each.startswith(f"s3://bucket/{away.prefix}/results/")} == {gold, template}
-
-
-def refusal(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line of a refusal."""
-    [line] = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    return line
 
 
 def test_inputs_in_the_bucket_are_known_by_content_and_faulty_ones_refused(away, bucket, dry_runs):
@@ -186,13 +167,12 @@ def test_inputs_in_the_bucket_are_known_by_content_and_faulty_ones_refused(away,
     before = bucket.bucket.Object(name).get()["Body"].read()
     try:
         bucket.bucket.Object(name).put(Body=before)
-        said = dry_runs(away.folder, "--dry-run", *away.arguments, *UNTIL)
-        assert said.returncode == 0 and planned_rules(said.stdout) == set()
+        assert jobs(succeeded(dry_runs(away.folder, *away.arguments, *UNTIL))) == {}
         bucket.bucket.Object(name).put(Body=before + b"no tab\n")
-        said = refusal(dry_runs(away.folder, "--dry-run", *away.arguments))
+        said = refusal(dry_runs(away.folder, *away.arguments))
         assert said.startswith("Error: data/train.tsv: line ") and "tab" in said
         bucket.delete(name)
-        said = refusal(dry_runs(away.folder, "--dry-run", *away.arguments))
+        said = refusal(dry_runs(away.folder, *away.arguments))
         assert "train_corpus" in said and f"s3://bucket/{away.prefix}" in said
     finally:
         bucket.bucket.Object(name).put(Body=before)
@@ -204,31 +184,28 @@ def test_results_of_other_settings_in_the_bucket_are_not_taken_for_these(away, t
     (elsewhere / "my.yaml").write_text(
         (away.folder / "my.yaml").read_text().replace("similarity_max_length: 48", "similarity_max_length: 40")
     )
-    said = refusal(dry_runs(elsewhere, "--dry-run", *away.arguments))
+    said = refusal(dry_runs(elsewhere, *away.arguments))
     assert f"s3://bucket/{away.prefix}/results/taxoclass/" in said and "similarity_max_length = 48, not 40" in said
 
 
 @pytest.mark.parametrize("results", ["/tmp/results", "../results"])
 def test_results_above_the_prefix_are_refused(away, tmp_path, dry_runs, results):
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(away.config | {"results": results}))
-    assert f"config: results = {results!r}" in refusal(dry_runs(tmp_path, "--dry-run", *away.arguments))
+    assert f"config: results = {results!r}" in refusal(dry_runs(tmp_path, *away.arguments))
 
 
 # ---- machines that share nothing, or little
 
 
 @pytest.fixture
-def project(tmp_path) -> Project:
-    project = Project.create(tmp_path / "a folder")
-    project.configure(sample_rows=300)
-    return project
+def project(tmp_path, dry_runs) -> Project:
+    return Project.create(tmp_path / "a folder", dry_runs, sample_rows=300)
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory) -> dict[str, bytes]:
+def expected(tmp_path_factory, dry_runs) -> dict[str, bytes]:
     """What passes 0 and 1 make of that project where all files are here."""
-    project = Project.create(tmp_path_factory.mktemp("expected") / "project")
-    project.configure(sample_rows=300)
+    project = Project.create(tmp_path_factory.mktemp("expected") / "project", dry_runs, sample_rows=300)
     project.run("--until", "pass1", "--scheduler", "greedy")
     return {path.name: path.read_bytes() for path in project.results.iterdir() if path.is_file()}
 
@@ -305,9 +282,8 @@ def test_every_profile_and_every_command_of_the_page_gives_a_plan(command, bucke
         "/project/winnow": str(project.folder),
     }
     arguments = [there.get(each, each) for each in shlex.split(command)]
-    said = dry_runs(project.folder, "--dry-run", *arguments)
-    assert said.returncode == 0, said.stdout + said.stderr
-    assert {"pass0", "pass1", "pass2", "pass3", "pass4"} < planned_rules(said.stdout)
+    said = succeeded(dry_runs(project.folder, *arguments))
+    assert {"pass0", "pass1", "pass2", "pass3", "pass4"} < jobs(said).keys()
 
 
 @pytest.mark.parametrize("name", [*STORAGE_PROFILES, *CLUSTER_PROFILES, "slurm"])
