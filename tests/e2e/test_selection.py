@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from conftest import ROOT, write_table
@@ -198,6 +199,8 @@ def test_the_readme_shows_what_the_demo_gives(select):
     rows = [line.split("\t") for line in result.lines("removed_descriptors.tsv")]
     assert header == rows[0] and len(shown) == 4
     assert [cells for cells in shown if cells not in rows] == []
+    matrix = result.json("pass3_vif.json")["matrix"]
+    assert ("a negative eigenvalue; so it is in the demo" in readme) == matrix.startswith("missing cells at the mean")
 
 
 @pytest.mark.parametrize("clustering", ["leiden", "leader", "components"])
@@ -206,7 +209,10 @@ def test_the_promises_hold_on_the_demo(select, clustering):
 
 
 def test_the_promises_hold_on_41127_molecules(select, shared_data):
-    check_promises(select(shared_data / "molecules" / "hiv_rdkit" / "*.parquet", threads=2, n_metadata=6))
+    folder = shared_data / "molecules" / "hiv_rdkit"
+    check_promises(select(folder / "*.parquet", threads=2, n_metadata=6))
+    largest = max(pq.read_table(path, columns=["Ipc"])["Ipc"].to_numpy().max() for path in folder.glob("*.parquet"))
+    assert f"Values as large as {largest:.0e} (RDKit's Ipc".replace("e+", "e") in (ROOT / "README.md").read_text()
 
 
 def published_selection(frame: pd.DataFrame) -> list[list[str]]:
