@@ -211,7 +211,7 @@ def test_the_promises_hold_on_the_demo(select, clustering):
 def test_the_promises_hold_on_41127_molecules(select, shared_data):
     folder = shared_data / "molecules" / "hiv_rdkit"
     check_promises(select(folder / "*.parquet", threads=2, n_metadata=6))
-    largest = max(pq.read_table(path, columns=["Ipc"])["Ipc"].to_numpy().max() for path in folder.glob("*.parquet"))
+    largest = np.nanmax(pq.read_table([*folder.glob("*.parquet")], columns=["Ipc"])["Ipc"].to_numpy())
     assert f"Values as large as {largest:.0e} (RDKit's Ipc".replace("e+", "e") in (ROOT / "README.md").read_text()
 
 
