@@ -148,9 +148,9 @@ def five_classes(study: dict[str, Any]) -> list[str]:
 
     ours = ("**winnow**, MiniLM on a CPU, fixed vectors", f"**{both('20news5-text', DEFAULTS)}**")
     documents = found["20news5-text", DEFAULTS]["documents_evaluated"]
-    fewer = "" if documents == THEIRS else f" of their {THEIRS:,}, without autos and motorcycles, to them sports"
+    part = "" if documents == THEIRS else f" of their {THEIRS:,}, without the autos and motorcycles among their sports"
     return [
-        f"{documents:,} documents of both splits{fewer}:",
+        f"Both splits, {documents:,} documents{part}:",
         "",
         *written.markdown(("", "micro-F1 / macro-F1"), [*PUBLISHED.items(), ours, SUPERVISED]),
         "",

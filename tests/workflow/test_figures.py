@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 import tomllib
+from collections import Counter
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -52,6 +53,14 @@ def test_the_measured_tables_are_those_of_the_shipped_records(tmp_path):
         shutil.copy(page, copy)
         written.renew(copy, blocks)
         assert copy.read_text() == page.read_text(), "run benchmarks/pages.py"
+
+
+def test_text_sets_have_as_many_classes_as_the_table_says(shared_data):
+    for name, shown in pages.CLASSES.items():
+        header, *lines = (shared_data / "text" / name / "labels.tsv").read_text().splitlines()
+        level = header.split("\t").index("level")
+        levels = Counter(line.split("\t")[level] for line in lines)
+        assert " + ".join(str(levels[each]) for each in sorted(levels)) == shown, name
 
 
 def test_the_pythons_are_those_that_are_locked():
