@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-PYTHON = sys.executable
 TEMPLATE = "This document is about {class_name}."
 MODEL = "all-MiniLM-L6-v2"
 MAX_LENGTH = 512
 DIMENSION = 384
+ROOTS, MIDDLE = 6, 113  # classes of the first two levels
 SEED = 7
 
 
@@ -73,15 +73,14 @@ def class_names(count: int) -> list[str]:
 
 
 def tree(names: Sequence[str]) -> Any:
-    """A taxonomy like Amazon's 531: 6 roots, 113 classes below, the rest below these, 25 of them with two parents."""
+    """A taxonomy like Amazon's 531: roots, classes below, the rest below these, 25 of them with two parents."""
     from taxoclass.taxonomy import Taxonomy
 
-    n, n_middle = len(names), 113
-    edges = {(i % 6, 6 + i) for i in range(n_middle)}
-    leaves = n - 6 - n_middle
-    edges |= {(6 + i % n_middle, 6 + n_middle + i) for i in range(leaves)}
-    edges |= {(6 + (7 * i + 3) % n_middle, 6 + n_middle + i) for i in range(25)}
-    ids = tuple(map(str, range(n)))
+    inner = ROOTS + MIDDLE
+    edges = {(i % ROOTS, ROOTS + i) for i in range(MIDDLE)}
+    edges |= {(ROOTS + i % MIDDLE, inner + i) for i in range(len(names) - inner)}
+    edges |= {(ROOTS + (7 * i + 3) % MIDDLE, inner + i) for i in range(25)}
+    ids = tuple(map(str, range(len(names))))
     return Taxonomy(ids, tuple((name,) for name in names), np.array(sorted(edges), dtype=np.int64))
 
 

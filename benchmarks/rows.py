@@ -452,8 +452,8 @@ def ranking(context: Context) -> Row:
         n_rows = context.rows(full)
         rng = np.random.default_rng(SEED)
         for kind, values in (
-            ("distinct values", rng.standard_normal(n_rows)),
-            ("12 different values", np.floor(12 * rng.random(n_rows))),
+            ("all of them different", rng.standard_normal(n_rows)),
+            ("12 of them different", np.floor(12 * rng.random(n_rows))),
         ):
             timings, _ = alternate(
                 {"winnow": partial(ours.ranking(n_rows), values), "sort": partial(np.sort, values)}, 30.0, rounds=15
@@ -461,7 +461,7 @@ def ranking(context: Context) -> Row:
             one, other = timings["winnow"], timings["sort"]
             comparisons.append(
                 Comparison(
-                    f"numpy.sort, {n_rows:,} {kind}",
+                    f"numpy.sort, {n_rows:,} values, {kind}",
                     duration(one.seconds),
                     duration(other.seconds),
                     one.seconds / other.seconds,

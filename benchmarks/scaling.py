@@ -21,13 +21,15 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+import written
+from measure import ROOT, busy, cores, machine, source
+
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import scaling_measure as measured  # noqa: E402
-import written  # noqa: E402
-from measure import busy, cores, machine, source  # noqa: E402
-from scaling_model import (  # noqa: E402
+import scaling_measure as measured
+from descriptors.cost import SHARES as ENTERING
+from our_text import MIDDLE, ROOTS
+from scaling_model import (
     Node,
     Observation,
     Rates,
@@ -42,17 +44,7 @@ from scaling_model import (  # noqa: E402
     train_counts,
     whole_counts,
 )
-from scaling_simulation import (  # noqa: E402
-    Cluster,
-    Job,
-    closed_form,
-    critical_path,
-    jittered,
-    least,
-    lengths,
-    simulate,
-    wall,
-)
+from scaling_simulation import Cluster, Job, closed_form, critical_path, jittered, least, lengths, simulate, wall
 
 SHOWN = ROOT / "benchmarks" / "results"
 NODES = (1, 8, 64)
@@ -62,7 +54,7 @@ DRAWS = 20
 SLOTS = 2  # jobs side by side in the runs that are checked
 ALONE = Node(threads=1, wait=0.0)
 NETWORK = {"a_node": 1e9, "shared": 5e9}  # assumed: a link of 10 Gbit/s a node, a file server of 5 GB/s
-SHARES = (0.85, 0.6, 0.35)  # of all columns, that enter passes 2, 3 and 4; as `snakemake cost` assumes
+SHARES = tuple(ENTERING.values())  # of all columns, that enter passes 2, 3 and 4; as `snakemake cost` assumes
 MOLECULES, COLUMNS, PASS4_ROWS = 100_000_000, 2_000, 2_000_000  # pass4_rows of config/pubchem.yaml
 DOCUMENTS, CLASSES, TOKENS, TEXT_BYTES = 10_000_000, 10_000, 200.0, 1_200.0
 SAMPLE, PARTS = 200_000, 640
@@ -299,7 +291,7 @@ def text_run(sizes: dict[str, Any], rates: Rates, checks: list[dict[str, Any]]) 
     say(f"text stages on {documents:,} x {classes:,} ...")
     with tempfile.TemporaryDirectory() as folder:
         took, seconds = measured.texts_run(Path(folder), documents, classes, length, 1)
-    small = Texts(documents, classes, length + 2.0, 6.0 * length, classes - 119, clustered=False)
+    small = Texts(documents, classes, length + 2.0, 6.0 * length, classes - ROOTS - MIDDLE, clustered=False)
     epochs = max(5, math.ceil(200 / math.ceil(0.45 * documents / 64)))
     stages = {
         "check_corpus": ("check_corpus", {"text read": float(documents)}),
@@ -334,7 +326,7 @@ def loads(rates: Rates, node: Node, found: dict[str, Any]) -> dict[str, Callable
     table = Table(
         MOLECULES, COLUMNS, SHARES, 6, 0.025, PASS4_ROWS, told["file_bytes"], told["fine"], tuple(told["features"])
     )
-    texts = Texts(DOCUMENTS, CLASSES, TOKENS, TEXT_BYTES, CLASSES - 119)
+    texts = Texts(DOCUMENTS, CLASSES, TOKENS, TEXT_BYTES, CLASSES - ROOTS - MIDDLE)
     lean = replace(texts, neighbours=False, clustered=False, predict_neighbours=False)
     return {
         "descriptors": lambda shards: descriptor_jobs(table, shards, rates, node),
@@ -531,6 +523,13 @@ def show(found: dict[str, Any]) -> str:
 
 def blocks(found: dict[str, Any]) -> dict[str, list[str]]:
     """The figures of the page, by their marks."""
+    checks = sorted(found["checks"], key=lambda each: each["ratio"])
+    shards = [each["ratio"] for each in checks if re.match(r"pass\d_shard", each["what"])]
+    checked = (
+        f"Predicted over measured, where nothing was fitted: the shards of the passes {shards[0]:.2f} to "
+        f"{shards[-1]:.2f}, all {len(checks)} checks {checks[0]['ratio']:.2f} to {checks[-1]['ratio']:.2f}; the least "
+        f"are {'; '.join('{what} ({ratio:.2f})'.format(**each) for each in checks[:3])}."
+    )
     lines = ["| predicted run | nodes | shards | wall, hours (5 to 95 %) | of it on one node | node-hours |"]
     lines += ["|---|---|---|---|---|---|"]
     slow: list[str] = []
@@ -546,7 +545,7 @@ def blocks(found: dict[str, Any]) -> dict[str, list[str]]:
             longest = sorted(row["stages"], key=lambda each: each["start"] - each["end"])[:4]
             parts = ", ".join(f"{each['name']} {hours(each['end'] - each['start'])}" for each in longest)
             slow.append(f"- {row['load']}, on {row['nodes']} nodes, longest stages in hours: {parts}")
-    return {"table, by make scaling": lines, "stages, by make scaling": slow}
+    return {"table, by make scaling": lines, "stages, by make scaling": slow, "checks, by make scaling": [checked]}
 
 
 def plot(found: dict[str, Any], path: Path) -> None:

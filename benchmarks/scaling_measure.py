@@ -20,19 +20,13 @@ import numpy as np
 import synthetic
 from measure import ROOT
 from our_text import class_names, tree
-from scaling_model import (
-    Observation,
-    pair_counts,
-    pass1_counts,
-    rankings,
-    train_counts,
-)
+from scaling_model import Observation, pair_counts, pass1_counts, rankings, train_counts
 from scaling_model import Texts as TextSize
 
 SEED = 11
-SHARDED = ("pass1_shard", "pass2_shard", "pass4_shard")
+COMMON = "the of and a to in is was it for with as on be at by this that from or an are not have"
 WITH_MODEL = ("similarity_shard", "train_classifier", "self_train", "predict")
-RULES = ("pass0", *SHARDED, "pass1", "pass2", "pass3", "pass4", "overview")
+THREADED = ("pass1_shard", "pass2_shard", "pass4_shard", "pass1", "pass2", "pass3", "pass4")
 SETTINGS = {"hsic_D": 8, "rdc_d": 12, "max_host_memory_gb": 2.0}  # of config/pubchem.yaml, in little memory
 
 
@@ -65,7 +59,7 @@ def descriptors(folder: Path, rows: int, columns: int, shards: int, slots: int) 
         *(sys.executable, "-m", "snakemake", "descriptors", "--snakefile", str(ROOT / "Snakefile")),
         *("--directory", str(folder), "--workflow-profile", "none", "--configfile", str(config)),
         *("--cores", str(slots), "--resources", "gpu=0", "--show-failed-logs"),
-        *("--set-threads", *(f"{rule}=1" for rule in RULES if rule not in ("pass0", "overview"))),
+        *("--set-threads", *(f"{rule}=1" for rule in THREADED)),
     ]
     seconds, idle = timed(command), timed(command)
     made = folder / "results" / "descriptors"
@@ -219,33 +213,7 @@ def loading() -> float:
 
 def words(count: int, length: int, rng: np.random.Generator) -> list[str]:
     """Texts of common English words, some of them those of class names."""
-    known = " ".join(class_names(500)).split()
-    known += [
-        "the",
-        "of",
-        "and",
-        "a",
-        "to",
-        "in",
-        "is",
-        "was",
-        "it",
-        "for",
-        "with",
-        "as",
-        "on",
-        "be",
-        "at",
-        "by",
-        "this",
-        "that",
-        "from",
-        "or",
-        "an",
-        "are",
-        "not",
-        "have",
-    ]
+    known = " ".join([*class_names(500), COMMON]).split()
     return [" ".join(each) for each in rng.choice(known, (count, length))]
 
 

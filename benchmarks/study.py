@@ -57,7 +57,7 @@ TRAINABLE = {"encoder trained": {"encoder_trainable": True}}  # hours without a 
 FLAT = {"max_labels": 1}  # one class a document, as in the published table
 FIVE = {
     "computer": ("comp",),
-    "sports": ("rec/rec.sport.baseball", "rec/rec.sport.hockey"),
+    "sports": ("rec",),
     "science": ("sci",),
     "politics": ("politics",),
     "religion": ("religion",),
@@ -101,9 +101,10 @@ def main() -> None:
             print(found.get("error") or f"{found['strict']:.3f} ({found['seconds']:.0f} s)", flush=True)
     rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*/*.json"))]
     rows = [row for row in rows if is_of(row, settings)]
+    tables = arguments.tables.resolve()
+    rows += kept(tables / "study.json", rows, settings)
     text = f"{head(settings)}\n\n{table(rows, list(variants))}"
     print(f"\n{text}")
-    tables = arguments.tables.resolve()
     tables.mkdir(parents=True, exist_ok=True)
     (tables / "study.txt").write_text(f"{text}\n")
     written.write_json(tables / "study.json", {"machine": machine(), "settings": settings, "runs": rows})
@@ -115,6 +116,15 @@ def main() -> None:
 def is_of(run: dict[str, Any], settings: dict[str, Any]) -> bool:
     """Whether a run ended well, and was made with this source and these settings."""
     return "error" not in run and run.items() >= settings.items()
+
+
+def kept(record: Path, rows: list[dict[str, Any]], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Runs of an earlier record that were not made anew, of as many documents and tokens; each names its source."""
+    before = json.loads(record.read_text())["runs"] if record.exists() else []
+    anew = {(row["set"], row["variant"]) for row in rows}
+    alike = {name: settings[name] for name in ("documents", "max_length")}
+    known = [run for run in before if run["variant"] in VARIANTS | TRAINABLE and run.items() >= alike.items()]
+    return [run for run in known if (run["set"], run["variant"]) not in anew]
 
 
 def parse() -> argparse.Namespace:
@@ -288,7 +298,7 @@ def head(settings: dict[str, Any]) -> str:
     cut = "all documents" if settings["documents"] is None else f"{settings['documents']:,} documents of each set"
     return (
         f"{box['cpu']}, {box['cores']} cores, {box['memory_gb']} GB; {settings['threads']} threads, {cut}, "
-        f"{settings['max_length']} tokens each, source {settings['source']}"
+        f"{settings['max_length']} tokens each"
     )
 
 
@@ -304,6 +314,7 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "F1 by level": lambda row: " ".join(f"{value:.3f}" for value in row["level_f1"].values()),
     "cores right": lambda row: f"{row['core_class_precision']:.3f}" if row["core_class_precision"] is not None else "",
     "seconds": lambda row: f"{row['seconds']:.0f}",
+    "source": lambda row: row["source"],
 }
 
 

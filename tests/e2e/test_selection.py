@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+from matplotlib.image import imread
 
 from conftest import ROOT, write_table
+from passes import NAMES
 
 DEMO = str(ROOT / "resources" / "esol" / "*.parquet")
 
@@ -198,6 +204,25 @@ def test_the_readme_shows_what_the_demo_gives(select):
     rows = [line.split("\t") for line in result.lines("removed_descriptors.tsv")]
     assert header == rows[0] and len(shown) == 4
     assert [cells for cells in shown if cells not in rows] == []
+    matrix = result.json("pass3_vif.json")["matrix"]
+    assert ("a negative eigenvalue; so it is in the demo" in readme) == matrix.startswith("missing cells at the mean")
+    drawn, shown = overview(result.folder), imread(ROOT / "docs" / "demo_overview.png")[..., :3]
+    apart = np.abs(drawn - shown).max(axis=2) > 0.2
+    assert apart.mean() < 0.001, "docs/demo_overview.png is not results/descriptors/overview.png of make demo"
+
+
+def overview(folder: Path) -> np.ndarray:
+    """The picture of a run, (height, width, 3) in [0, 1]."""
+    given = {
+        **{stage: NAMES[stage]["details"] for stage in ("pass1", "pass2", "pass3", "pass4")},
+        "entered": NAMES["pass1"]["columns"],
+        "matrix": NAMES["pass2"]["matrix"],
+        "clusters": NAMES["pass4"]["clusters"],
+        "out-picture": "overview.png",
+    }
+    flags = [word for flag, name in given.items() for word in (f"--{flag}", str(folder / name))]
+    subprocess.run([sys.executable, str(ROOT / "scripts" / "overview.py"), *flags], check=True)
+    return imread(folder / "overview.png")[..., :3]
 
 
 @pytest.mark.parametrize("clustering", ["leiden", "leader", "components"])
@@ -206,7 +231,10 @@ def test_the_promises_hold_on_the_demo(select, clustering):
 
 
 def test_the_promises_hold_on_41127_molecules(select, shared_data):
-    check_promises(select(shared_data / "molecules" / "hiv_rdkit" / "*.parquet", threads=2, n_metadata=6))
+    folder = shared_data / "molecules" / "hiv_rdkit"
+    check_promises(select(folder / "*.parquet", threads=2, n_metadata=6))
+    largest = np.nanmax(pq.read_table([*folder.glob("*.parquet")], columns=["Ipc"])["Ipc"].to_numpy())
+    assert f"Values as large as {largest:.0e} (RDKit's Ipc".replace("e+", "e") in (ROOT / "README.md").read_text()
 
 
 def published_selection(frame: pd.DataFrame) -> list[list[str]]:

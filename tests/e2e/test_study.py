@@ -57,6 +57,19 @@ def test_each_switch_is_a_row_with_its_figures_and_is_not_run_again(texts, tmp_p
     assert [run["documents"] for run in json.loads((tmp_path / "tables" / "study.json").read_text())["runs"]] == [60]
 
 
+def test_what_is_not_measured_anew_stays_in_the_record_with_its_own_source(tmp_path):
+    sys.path.append(str(ROOT / "benchmarks"))
+    import study as module
+
+    now = {"documents": None, "max_length": 128, "threads": 2, "source": "new"}
+    record = tmp_path / "study.json"
+    old = [now | {"source": "old", "set": "wos1k", "variant": variant} for variant in (FLOOR, "defaults", "gone")]
+    record.write_text(json.dumps({"runs": [*old, old[1] | {"set": "cut", "documents": 60}]}))
+    anew = [now | {"set": "wos1k", "variant": "defaults"}]
+    assert module.kept(record, anew, now) == old[:1]
+    assert module.kept(tmp_path / "none.json", anew, now) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

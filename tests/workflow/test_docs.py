@@ -1,45 +1,75 @@
-"""The commands of README, CONTRIBUTING and docs: each is planned in a project of its own, or says how it is called."""
+"""The commands of README, CONTRIBUTING, SECURITY and docs: each is planned, or what it names is there."""
 
 from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from both_wings import Project
+from common.config import load
+from common.descriptors_settings import Descriptors
+from common.molecules_settings import Molecules
+from common.settings import Settings
+from common.taxoclass_settings import Taxoclass
 from conftest import ROOT
 
-PAGES = [*ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(?:\w*)\n(.*?)^```", re.M | re.S)
-ELSEWHERE = ("/path/to/", "s3://", "<", "profiles/fs", "profiles/s3")  # places that a reader has; test_storage has some
+MODELS: dict[str, type[Settings]] = {"molecules": Molecules, "descriptors": Descriptors, "taxoclass": Taxoclass}
+PAGES = [ROOT / f"{name}.md" for name in ("README", "README.ko", "CONTRIBUTING", "SECURITY", "config/README")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+PROGRAMS = {"snakemake", "make", "python", "pip", "pytest"}  # of this repository: below
+ELSEWHERE = {  # of the machine, or of other projects: read by a shell, but not run
+    ".", "apptainer", "chmod", "coverage", "docker", "du", "export", "git", "grep", "kill", "mkdir", "pre-commit", "ps",
+    "python3.11", "sbatch", "scancel", "snakedeploy", "split", "squeue", "tail", "umask", "uv",
+}  # fmt: skip
 
 
-def commands(start: str) -> list[tuple[str, str]]:
-    """(page, command) of all lines of code blocks that begin so; a backslash joins lines, a comment is left out."""
-    found = []
+def program(command: str) -> str:
+    """Its name, without the folder; nothing of what is no command."""
+    found = re.match(r"(?:time )?(?:[\w./-]*/)?([\w.-]+)", command)
+    return found[1] if found else ""
+
+
+def commands() -> dict[str, str]:
+    """The first page that has it, by command: the lines of blocks without a language, and between backquotes."""
+    found: dict[str, str] = {}
     for page in PAGES:
-        for block in BLOCK.findall(page.read_text()):
-            for line in block.replace("\\\n", " ").splitlines():
-                command = re.sub(r"\s#\s.*$", "", line.removeprefix("$ ")).strip()
-                if re.match(rf"(time )?(\S*/)?{start}\b", command):
-                    found.append((page.name, command))
+        text = page.read_text()
+        blocks = [block for language, block in BLOCK.findall(text) if language in ("", "sh")]
+        lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+        quoted = [each for each in re.findall(r"`([^`]+)`", BLOCK.sub("", text)) if " " in each]
+        lines += [each for each in quoted if program(each) in PROGRAMS | ELSEWHERE or each.startswith("scripts/")]
+        for line in lines:
+            if command := re.sub(r"(^|\s)# .*$", "", line).strip():
+                found.setdefault(command, page.name)
     return found
 
 
-def in_a_sentence() -> list[tuple[str, str]]:
-    """(page, command) of what pages say of make between backquotes."""
+COMMANDS = commands()
+
+
+def parts(name: str) -> list:
+    """What runs this program, also after another command or inside it."""
+    found = {part: page for command, page in COMMANDS.items() for part in re.split(r"\s*(?:;|&&)\s*", command)}
     return [
-        (page.name, each) for page in PAGES for each in sorted(set(re.findall(r"`(make [^`]+)`", page.read_text())))
+        pytest.param(part, id=f"{page}: {part[:70]}")
+        for part, page in found.items()
+        if re.fullmatch(name, program(part))
     ]
 
 
-def named(found: list[tuple[str, str]]) -> list:
-    return [pytest.param(command, id=f"{page}: {command[:70]}") for page, command in found]
+def test_every_command_is_one_that_is_looked_at():
+    strange = {program(command) for command in COMMANDS} - PROGRAMS - ELSEWHERE
+    assert [name for name in strange if not name.endswith(".py")] == []
+    read = subprocess.run(["bash", "-n"], input="\n".join(COMMANDS), capture_output=True, text=True)
+    assert read.returncode == 0, read.stderr
 
 
 @pytest.fixture(scope="module")
@@ -50,64 +80,84 @@ def project(tmp_path_factory) -> Project:
     return project
 
 
-@pytest.mark.parametrize("command", named(commands("snakemake")))
+@pytest.mark.parametrize("command", [each for each in parts("snakemake") if "storage.md" not in each.id])
 def test_snakemake_plans_what_it_is_told(command, project, dry_runs):
-    words = shlex.split(command.split("|")[0])
-    arguments = words[next(at for at, word in enumerate(words) if word.endswith("snakemake")) + 1 :]
-    if any(place in word for place in ELSEWHERE for word in arguments) or "…" in arguments:
-        pytest.skip("speaks of a place that the reader has")
+    # the commands of storage.md need a bucket: test_storage.py
+    for place in ("/path/to/winnow", "/shared/winnow"):
+        command = command.replace(place, str(project.folder))
+    arguments = [word for word in shlex.split(command.split("|")[0]) if word != "…"][1:]
     if "--report" in arguments:  # of a finished run: test_report
         del arguments[(at := arguments.index("--report")) : at + 2]
     done = dry_runs(project.folder, *arguments, "--dry-run", *([] if "--cores" in arguments else ["--cores", "2"]))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("command", named(commands("make") + in_a_sentence()))
+@pytest.mark.parametrize("command", parts("make"))
 def test_make_has_the_target(command):
-    words = [word for word in shlex.split(command.split(";")[-1]) if word not in ("time", "make")]
+    words = [word for word in shlex.split(command) if word not in ("time", "make")]
     known = (ROOT / "Makefile").read_text()
     for word in words:
         name, is_setting, _ = word.partition("=")
         if is_setting:
-            assert f"$({name})" in known, command
+            assert re.search(rf"\$\({name}\)|\$\(if \$\({name}\)", known), command
         else:
             assert re.search(rf"^{re.escape(word.replace('.venv', '$(VENV)'))}:", known, re.M), command
 
 
-@pytest.mark.parametrize("command", named(commands("python")))
+@pytest.mark.parametrize("command", parts(r"python|\w+\.py"))
 def test_a_script_has_the_flags(command):
-    words = shlex.split(command.split(">")[0])
-    script = next((word for word in words if word.endswith(".py")), None)
-    if script is None or not (ROOT / script).exists():
-        pytest.skip("not of this repository")
-    said = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True).stdout
-    for word in words:
-        if word.startswith("--"):
-            assert word.split("=")[0] in said, command
+    script = ROOT / re.search(r"\S+\.py", command)[0]
+    said = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True).stdout
+    flags = re.findall(r" (--[\w-]+)", command)
+    assert flags and [flag for flag in flags if flag not in said] == []
+
+
+def test_what_commands_name_is_there():
+    markers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["markers"]
+    for command, page in COMMANDS.items():
+        for path in re.findall(r"(?<![\w./])(?:scripts|config|profiles|envs|benchmarks|tests)/[\w./-]*\w", command):
+            assert (ROOT / path).exists(), f"{page}: {command}"
+        for marker in re.findall(r"pytest -m (\w+)", command):
+            assert any(each.startswith(f"{marker}: ") for each in markers), f"{page}: {command}"
 
 
 def test_links_between_pages_lead_somewhere():
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+        for target, place in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", page.read_text()):
             if not target.startswith("http"):
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+                assert (other := page.parent / target if target else page).exists(), f"{page.name}: {target}"
+                assert not place or place in anchors(other), f"{page.name}: {target}#{place}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What its headings are called in a link."""
+    headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text()), re.M)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
 def test_files_that_pages_name_are_there():
     for page in PAGES:
         for path in re.findall(
-            r"`((?:scripts|workflow|config|profiles|envs|benchmarks|resources|tests)/[\w./-]+)`", Path(page).read_text()
+            r"`((?:scripts|workflow|config|profiles|envs|benchmarks|resources|tests)/[\w./-]+)`", page.read_text()
         ):
             if "results" not in path and not path.endswith(".tsv"):
                 assert (ROOT / path).exists(), f"{page.name}: {path}"
 
 
-def test_the_measured_tables_are_those_of_the_shipped_records(tmp_path):
-    sys.path.append(str(ROOT / "benchmarks"))
-    import pages
-    import written
+SECTIONS = {
+    "molecules": {"molecules_glob": "*.csv", "smiles_column": "smiles"},
+    "descriptors": {"parquet_glob": "*.parquet", "n_metadata": 1},
+    "taxoclass": {"classes_file": "classes", "hierarchy_file": "hierarchy", "train_corpus": "corpus"},
+}
 
-    page = tmp_path / "README.md"
-    shutil.copy(ROOT / "README.md", page)
-    written.renew(page, pages.blocks())
-    assert page.read_text() == (ROOT / "README.md").read_text(), "run benchmarks/pages.py"
+
+def test_settings_that_pages_name_can_be_set_so():
+    for page in PAGES:
+        text = page.read_text()
+        for config in (yaml.safe_load(block) for language, block in BLOCK.findall(text) if language == "yaml"):
+            assert config.keys() == {"set-resources"} or load(config), page.name
+        for name, value in re.findall(r"`(\w+): ([^\s`]+|\[[^]`]+\])`", text):
+            where = [section for section, model in MODELS.items() if name in model.model_fields]
+            assert where, f"{page.name}: {name}"
+            for section in where:
+                load({section: SECTIONS[section] | {name: yaml.safe_load(value)}})

@@ -157,6 +157,14 @@ def test_the_page_of_dependencies_has_every_pin_in_its_version_and_no_other():
         assert chapter.count("\n| ") == len(rows) + 1  # and the header
 
 
+def test_the_list_of_files_has_every_product_of_the_rules():
+    rules = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    products = re.findall(r"\{(?:DESCRIPTORS|TAXOCLASS|RESULTS)\}/([\w./{}]+\.\w+)\"", rules)
+    page = (ROOT / "docs" / "files.md").read_text()
+    kept = [name for name in products if not name.startswith(("provenance/", "shards/", "pass{number}"))]
+    assert len(kept) > 40 and [name for name in kept if name.rpartition("/")[2] not in page] == []
+
+
 @pytest.mark.parametrize("name", ["cpu.txt", "molecules.txt"])
 def test_every_pin_of_the_product_is_imported_by_it(name):
     trees = [ast.parse(path.read_text()) for path in (ROOT / "scripts").rglob("*.py")]
