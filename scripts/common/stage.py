@@ -70,13 +70,9 @@ class Stage:
 
     def record(self, path: str, content: dict[str, Any], known: dict[str, Any] | None = None) -> None:
         """Write the stage's JSON, the last of its products, with the checksums of the others; see ``files``."""
-        outputs = {flag: each for flag, each in vars(self.paths).items() if flag.startswith("out_")}
-        files.write_record(
-            path,
-            content,
-            [each for each in outputs.values() if each not in (None, path) and os.path.exists(each)],
-            known,
-        )
+        outputs = [each for flag, each in vars(self.paths).items() if flag.startswith("out_") and each is not None]
+        made = [each for each in outputs if each != path and os.path.exists(each)]
+        files.write_record(path, content, made, known)
 
     def scratch(self, beside: str | Path) -> Path:
         """An undeclared folder for what a stage may pick up again after an interruption."""
@@ -239,7 +235,7 @@ def _given(accepted: type[Settings], arguments: argparse.Namespace) -> dict[str,
         if key in arguments:
             value = getattr(arguments, key)
             nullable = type(None) in get_args(info.annotation)
-            if nullable and value in ("null", "none", ""):
+            if nullable and value in ("null", "none", "", ["null"], ["none"], [""]):
                 given[key] = None
             else:
                 given[key] = value if str in (info.annotation, *get_args(info.annotation)) else _number(value)

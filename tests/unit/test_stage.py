@@ -264,6 +264,7 @@ def test_a_flag_wins_over_the_settings_beside_it(run):
 def test_nothing_can_be_said_on_a_command_line(run, nothing):
     given = run("--parquet_glob", "x", "--settings", '{"sample_rows": 5}', "--sample_rows", nothing, model=Pass0)
     assert given.settings.sample_rows is None
+    assert run("--parquet_glob", "x", "--metadata_columns", nothing, model=Pass0).settings.metadata_columns is None
 
 
 def test_counts_and_shares_stay_apart_on_a_command_line(run):
