@@ -9,15 +9,14 @@ from typing import Any
 
 from common.errors import UserError
 
-PACKAGES = {"rdkit": "rdkit", "mordred": "mordred"}
 Values = list[float | None]
 
-_calculate: Callable[[Any], Values]  # of a worker
+_calculators: list[Callable[[Any], Values]]  # of a worker
 
 
 def check_installed(sets: Sequence[str]) -> None:
     """UserError where a package is missing."""
-    for name in ("pebble", "rdkit", *(PACKAGES[each] for each in sets)):
+    for name in ("pebble", "rdkit", *sets):
         try:
             importlib.import_module(name)
         except ImportError as error:
@@ -36,12 +35,11 @@ def names_of(sets: Sequence[str]) -> list[str]:
 
 def prepare(sets: list[str]) -> None:
     """Make this process ready for :func:`describe`."""
-    global _calculate
+    global _calculators
     from rdkit import rdBase
 
     rdBase.DisableLog("rdApp.*")
-    calculators = [_calculator(each) for each in dict.fromkeys(sets)]
-    _calculate = lambda molecule: [value for each in calculators for value in each(molecule)]  # noqa: E731
+    _calculators = [_calculator(each) for each in dict.fromkeys(sets)]
 
 
 def describe(smiles: str | None) -> Values | str:
@@ -55,7 +53,7 @@ def describe(smiles: str | None) -> Values | str:
     if molecule is None:
         return _fault(text)
     try:
-        return _calculate(molecule)
+        return [value for each in _calculators for value in each(molecule)]
     except Exception as error:  # whatever a descriptor or its libraries raise costs one molecule
         return " ".join(f"{type(error).__name__}: {error}".split())
 

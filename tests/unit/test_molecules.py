@@ -15,6 +15,7 @@ import pytest
 
 from common.config import load
 from common.errors import UserError
+from common.found import find_files
 from conftest import ROOT
 from descriptors import targets
 from molecules import calculation, reading
@@ -27,11 +28,11 @@ def read(paths: list[str], smiles: str = "smiles", name: str | None = "id") -> l
     return [tuple(row.values()) for table in reading.molecules(paths, smiles, name) for row in table.to_pylist()]
 
 
-@pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "parquet", "CSV", "PARQUET"])
 def test_ids_and_smiles_are_read_as_text_whatever_the_file(tmp_path, kind):
     path = str(tmp_path / f"m.{kind}")
     frame = pd.DataFrame({"other": [1, 2, 3], "id": ["007", "a, b", None], "smiles": ["CCO", None, "C"]})
-    if kind == "parquet":
+    if kind.lower() == "parquet":
         frame.to_parquet(path)
     else:
         text = frame.to_csv(index=False, sep="\t" if kind == "tsv" else ",").encode()
@@ -54,7 +55,7 @@ def test_files_without_a_header_line_are_read_by_the_names_given(tmp_path):
         list(reading.batches(str(path), "smiles", None, ["a", "b"]))
 
 
-def test_a_column_that_is_not_there_is_named_with_those_that_are(write):
+def test_a_column_that_is_not_there_is_named_with_those_that_are(write, tmp_path):
     path = write("m.csv", "name,structure\na,CCO\n")
     with pytest.raises(
         UserError, match=r"m\.csv: has no column 'smiles'; set smiles_column and id_column to some of name"
@@ -62,6 +63,20 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(write):
         read([path], name=None)
     with pytest.raises(UserError, match=r"m\.csv: cannot be read .*; it should be CSV, TSV or Parquet$"):
         read([write("m.csv", "smiles,id\nCCO,1,2\n")])
+    (tmp_path / "latin.csv").write_bytes("id,smiles,Stoff größe\n1,CCO,2\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin\.csv: cannot be read \(.*utf-8.*\); it should be CSV"):
+        read([str(tmp_path / "latin.csv")])
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_of_two_columns_of_one_name_none_is_chosen(tmp_path, kind):
+    path = tmp_path / f"m.{kind}"
+    if kind == "csv":
+        path.write_text("smiles,id,smiles\nCC,1,CO\n")
+    else:
+        pq.write_table(pa.table([["CC"], ["1"], ["CO"]], names=["smiles", "id", "smiles"]), path)
+    with pytest.raises(UserError, match=rf"m\.{kind}: two columns are called 'smiles'; rename one"):
+        read([str(path)])
 
 
 def test_a_lack_of_memory_is_no_fault_of_the_file(tmp_path, monkeypatch):
@@ -192,6 +207,19 @@ def test_a_molecule_that_takes_too_long_has_no_descriptors_and_the_next_ones_hav
     assert table.column("MolWt").is_null().to_pylist() == [False, True, False]
 
 
+@pytest.mark.parametrize("damage", ["cut", "page"])
+def test_a_damaged_shard_is_named_with_the_remedy(shard, monkeypatch, tmp_path, capsys, damage):
+    shard(["C"])
+    whole = (tmp_path / "in.parquet").read_bytes()
+    broken = whole[:-20] if damage == "cut" else whole[:10] + b"\xff" * 30 + whole[40:]
+    (tmp_path / "in.parquet").write_bytes(broken)
+    given = ["--molecules", str(tmp_path / "in.parquet"), "--out-table", str(tmp_path / "x"), "--out-failures", "y"]
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "molecules_shard", *given)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"molecules_shard: {tmp_path}/in.parquet: cannot be read (") and "delete it and run" in said
+
+
 def test_two_sets_have_names_of_their_own(shard):
     pytest.importorskip("mordred", reason=f"mordredcommunity {INSTALL}")
     names = calculation.names_of(["rdkit", "mordred"])
@@ -218,6 +246,15 @@ def test_a_selection_without_files_takes_the_molecules():
     assert loaded["descriptors"]["parquet_glob"] == "r/molecules/descriptors_*_of_4.parquet"
     assert loaded["descriptors"]["metadata_columns"] == ["id", "smiles"]
     assert load(loaded) == loaded
+
+
+def test_a_results_folder_with_a_pattern_in_its_name_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = tmp_path / "run [1]*" / "molecules" / "descriptors_1_of_1.parquet"
+    made.parent.mkdir(parents=True)
+    made.touch()
+    loaded = load({"results": "run [1]*", "molecules": {"molecules_glob": "m.csv"}, "descriptors": {}})
+    assert find_files(loaded["descriptors"]["parquet_glob"]) == [str(made.relative_to(tmp_path))]
 
 
 @pytest.mark.parametrize("own", [{"parquet_glob": "x.parquet"}, {"parquet_glob": "x.parquet", "n_metadata": 3}])
