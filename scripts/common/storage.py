@@ -66,7 +66,10 @@ def fetched(paths: Sequence[str], storage: AbstractFileSystem | None) -> Iterato
     Absolute paths and, without a storage, all stay as they are; what is not in the storage has a path without a file.
     What is said of a copy names the path that was given.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as top:
+        # so deep that a path with .. does not leave it
+        folder = os.path.join(top, *["below"] * max((path.count("..") for path in paths), default=0))
+        os.makedirs(folder, exist_ok=True)
         try:
             yield [_copy(path, storage, folder) for path in paths]
         except UserError as error:
