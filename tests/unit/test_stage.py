@@ -512,11 +512,6 @@ def test_help_tells_values_from_files(door, capsys):
         assert part in text
 
 
-def test_a_warning_is_a_log_line(run, capsys):
-    run(work=lambda stage: stage.warn("few rows"))
-    assert capsys.readouterr().err.startswith("toy    | warning: few rows\n")
-
-
 @given(st.integers(0, 10**13))
 def test_the_memory_that_a_message_asks_for_is_enough_and_no_tenth_too_much(n_bytes):
     def budget(gigabytes: float) -> int:
