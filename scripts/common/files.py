@@ -281,7 +281,8 @@ def contents_digest(paths: Sequence[str], storage: AbstractFileSystem | None = N
             with open(path, "rb") if storage is None or os.path.isabs(path) else storage.open(path) as handle:
                 digests.append(hashlib.file_digest(handle, "sha256").hexdigest())
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); correct the path or its permissions") from None
+            reason = error.strerror or error
+            raise UserError(f"{path}: cannot be read ({reason}); correct the path or its permissions") from None
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
 
 

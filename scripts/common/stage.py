@@ -253,14 +253,9 @@ def _number(value: Any) -> Any:
     return value
 
 
-def peak_memory() -> int:
-    """Largest resident memory of this process so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def _report(stage: Stage) -> None:
     seconds = time.perf_counter() - stage.started
-    peak = peak_memory()
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # the largest resident memory so far
     stage.log(f"{seconds:.1f} s", f"{peak / 1e6:,.0f} MB", f"{stage.device} x {stage.threads}")
     if stage.paths.provenance:
         files.write_json(

@@ -326,11 +326,6 @@ def test_where_files_lie_how_many_iterations_and_what_machine_reruns_no_stage(se
     assert rerun(load(BOTH), with_both(section, **changed)) == []
 
 
-def test_without_a_sample_pass_0_does_not_depend_on_the_seed():
-    one, other = (load({"descriptors": GIVEN | {"random_seed": seed}}) for seed in (1, 2))
-    assert stage_settings(one, "pass0") == stage_settings(other, "pass0")
-
-
 LEIDEN = {"leiden_resolution": 2.0, "n_consensus": 3, "topk": 7, "topk_above": 9}
 
 

@@ -22,16 +22,16 @@ os.environ |= {"PATH": os.pathsep.join([str(Path(sys.executable).parent), *os.ge
 from common.config import RUNTIMES, load, stage_settings
 from common.descriptors_settings import Descriptors, is_sampled
 from common.errors import UserError
-from common.molecules_settings import table_glob
-from common.taxoclass_settings import Files
-from common.storage import fetched, open_storage
 from common.files import check_results, contents_digest, read_json, write_json
 from common.found import find_files
+from common.molecules_settings import table_glob
 from common.source import source_digest
-from taxoclass.models import check as check_model
-from taxoclass.inputs import Texts, read_texts
-from descriptors.targets import check as check_target
+from common.storage import fetched, open_storage
+from common.taxoclass_settings import Files
 from descriptors.table import files_digest, open_table
+from descriptors.targets import check as check_target
+from taxoclass.inputs import Texts, read_texts
+from taxoclass.models import check as check_model
 
 
 def checked(action, *arguments):
