@@ -166,7 +166,6 @@ def quality(made: Labelling) -> tuple[Picture, Table]:
         right.set_ylim(0, 1)
         right.set_xlabel("iteration of self-training")
         right.set_ylabel("Example-F1 of all documents")
-        picture = pictures.svg(drawn)
     told = {
         "strict.example_f1": "Example-F1", "strict.p_at_1": "P@1", "strict.mrr": "MRR of the first true class",
         "micro_f1": "micro-F1", "hierarchical.f1": "hierarchical F1", "consistency_rate": "labels beside a parent",
@@ -181,13 +180,8 @@ def quality(made: Labelling) -> tuple[Picture, Table]:
         rows.append((name, value, *intervals.get(key, (None, None))))
     resamples = metrics["parameters"]["bootstrap_resamples"]
     note = f"95 % intervals of {resamples:,} bootstrap resamples of {metrics['documents']:,} documents."
-    header = ("metric", "value", "from", "to")
-    return (
-        Picture(
-            picture, f"Micro-F1 of the labels of each level, level 0 the roots, and Example-F1 by iteration. {note}"
-        ),
-        Table(header, rows, note),
-    )
+    caption = f"Micro-F1 of the labels of each level, level 0 the roots, and Example-F1 by iteration. {note}"
+    return Picture(pictures.svg(drawn), caption), Table(("metric", "value", "from", "to"), rows, note)
 
 
 def core_classes(made: Labelling) -> Picture:
@@ -213,12 +207,11 @@ def core_classes(made: Labelling) -> Picture:
         right.legend(loc="upper left")
         for axes, middle in ((left, 0.2 * (len(given) - 1)), (right, 0)):
             axes.set_xticks(numbers + middle, [f"level {each}" for each in numbers])
-        picture = pictures.svg(drawn)
     never = len(chosen["classes_never_chosen"])
     on_average = "" if chosen["cores_per_document"] is None else f", {chosen['cores_per_document']:.2f} on average"
     candidates = f" Candidates of all documents: {len(made.candidates):,}." if len(made.candidates) else ""
     return Picture(
-        picture,
+        pictures.svg(drawn),
         f"{chosen['documents_with_cores']:,} of {chosen['documents']:,} documents have core classes{on_average}; "
         f"{never:,} classes are core class of none (mining: {chosen['parameters']['mining']}).{candidates}",
     )
@@ -256,11 +249,10 @@ def training(made: Labelling) -> Picture:
         right.legend()
         for axes in (middle, right):
             axes.set_xticks(numbers)
-        picture = pictures.svg(drawn)
     passed = [str(each["iteration"]) for each in made.iterations if each["passes_through"]]
     converged = f" Iterations {', '.join(passed)} had nothing left to learn." if passed else ""
     return Picture(
-        picture,
+        pictures.svg(drawn),
         f"Stage 3 kept epoch {first['best_epoch']} (dashed). Self-training: loss of each epoch, share of documents "
         f"with confident labels, share whose labels changed.{converged}",
     )
