@@ -49,12 +49,10 @@ def describe(smiles: str | None) -> Values | str:
     text = (smiles or "").strip()
     if not text:
         return "no SMILES"
-    molecule = Chem.MolFromSmiles(text)
-    if molecule is None:
-        return _fault(text)
     try:
-        return [value for each in _calculators for value in each(molecule)]
-    except Exception as error:  # whatever a descriptor or its libraries raise costs one molecule
+        molecule = Chem.MolFromSmiles(text)
+        return _fault(text) if molecule is None else [value for each in _calculators for value in each(molecule)]
+    except Exception as error:  # whatever RDKit, a descriptor or its libraries raise costs one molecule
         return " ".join(f"{type(error).__name__}: {error}".split())
 
 
