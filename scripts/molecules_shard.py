@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common import files, row_groups
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.molecules_settings import CalculateMolecules
 from common.progress import counted, progress
 from common.stage import Stage, run_stage
@@ -70,7 +70,7 @@ def described(stage: Stage, schema: pa.Schema, failures: list[str]) -> Iterator[
             values = next(results)
             if isinstance(values, str):
                 cells = (str(row), name or "", smiles or "", values)
-                failures.append("\t".join(" ".join(cell.split()) for cell in cells))
+                failures.append("\t".join(map(one_line, cells)))
                 values = [None] * (len(schema) - len(batch.columns) + 1)
             found.append(values)
         columns = [pa.array(column, pa.float64()) for column in zip(*found, strict=True)]

@@ -10,7 +10,7 @@ from typing import Any
 from common import cards
 from common.arrays import Accelerator
 from common.cards import Card
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.stage import Stage
 
 OUTSIDE = 2**28  # bytes of the card that are left to what else runs on it
@@ -85,7 +85,7 @@ def _check_works(cupy: Any) -> None:
         ones = cupy.ones((2, 2))
         works = float((ones @ ones + ones).sum()) == 12
     except Exception as error:  # ImportError, nvrtc's, cuBLAS's
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise UserError(
             f"CuPy sees a card but cannot compute on it ({reason}); install envs/gpu.txt, or set device: cpu"
         ) from None

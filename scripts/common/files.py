@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.memory import lacks_memory, out_of_memory
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ def writing(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); free space or permissions?") from error
+        raise UserError(
+            f"{path}: cannot be written ({one_line(error.strerror or error)}); free space or permissions?"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -58,7 +60,7 @@ def reading(path: str | Path) -> Iterator[None]:
         asked = getattr(error, "_total_size", 0)  # of NumPy's own MemoryError
         if lacks_memory(error) and os.path.exists(path) and asked <= os.path.getsize(path):
             raise out_of_memory(path, error) from None
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); {AGAIN}") from None
+        raise UserError(f"{path}: cannot be read ({one_line(error)}); {AGAIN}") from None
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from common import files
 from common.cards import Lease
 from common.config import explain, runtime_of, with_runtime
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.memory import lacks_memory
 from common.progress import say
 from common.settings import Settings
@@ -94,7 +94,7 @@ class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong with the command line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog.removesuffix('.py')}: {' '.join(message.split())}; see --help\n")
+        self.exit(2, f"{self.prog.removesuffix('.py')}: {one_line(message)}; see --help\n")
 
 
 def run_stage(
@@ -151,7 +151,7 @@ def run_stage(
 
 
 def _out_of_memory(error: Exception, runtime: type[Settings]) -> str:
-    reason = " ".join(str(error).split())[:300]
+    reason = one_line(error)[:300]
     planned = "max_host_memory_gb" in runtime.model_fields
     return (
         f"out of memory{f' ({reason})' if reason else ''}; state kept, give the job more (mem_mb of its rule)"

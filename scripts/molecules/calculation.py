@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 
 Values = list[float | None]
 
@@ -53,7 +53,7 @@ def describe(smiles: str | None) -> Values | str:
         molecule = Chem.MolFromSmiles(text)
         return _fault(text) if molecule is None else [value for each in _calculators for value in each(molecule)]
     except Exception as error:  # whatever RDKit, a descriptor or its libraries raise costs one molecule
-        return " ".join(f"{type(error).__name__}: {error}".split())
+        return one_line(f"{type(error).__name__}: {error}")
 
 
 def _fault(smiles: str) -> str:
@@ -63,7 +63,7 @@ def _fault(smiles: str) -> str:
     molecule = Chem.MolFromSmiles(smiles, sanitize=False)
     if molecule is None:
         return "not a SMILES"
-    problems = [" ".join(each.Message().split()) for each in Chem.DetectChemistryProblems(molecule)]
+    problems = [one_line(each.Message()) for each in Chem.DetectChemistryProblems(molecule)]
     return "; ".join(problems) or "not a molecule to RDKit"
 
 

@@ -10,7 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from common import files
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.memory import excuse
 from common.molecules_settings import ROW, metadata
 
@@ -36,8 +36,7 @@ def batches(
             yield texts[smiles], None if name is None else texts[name]
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         excuse(path, error)
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: cannot be read ({reason}); it should be CSV, TSV or Parquet") from None
+        raise UserError(f"{path}: cannot be read ({one_line(error)}); it should be CSV, TSV or Parquet") from None
 
 
 def schema(smiles: str, name: str | None) -> pa.Schema:
