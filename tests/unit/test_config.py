@@ -220,6 +220,14 @@ def test_a_config_that_asks_for_nothing_is_refused(raw):
     assert str(caught.value) == "config: there is nothing to do; add a section molecules, descriptors or taxoclass"
 
 
+@pytest.mark.parametrize("written", ["r/mine/", "./r/mine", "r//mine", "r/mine"])
+def test_the_results_folder_is_spelt_as_snakemake_spells_it(written):
+    # it warned of every path of the run
+    loaded = load({"results": written, "molecules": MOLECULE_FILES, "descriptors": {}})
+    assert loaded["results"] == "r/mine"
+    assert loaded["descriptors"]["parquet_glob"] == "r/mine/molecules/descriptors_*_of_1.parquet"
+
+
 def test_every_default_passes_when_it_is_written_out():
     loaded = load(BOTH)
     assert load(json.loads(json.dumps(loaded))) == loaded

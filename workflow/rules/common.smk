@@ -56,7 +56,7 @@ STORAGE = checked(
 
 def input_file(path):
     """An input of the config: a relative path is one of the default storage, if there is one, an absolute one is not."""
-    return local(path) if os.path.isabs(path) else path
+    return local(path) if os.path.isabs(path) else os.path.normpath(path)  # Snakemake warns of ./ and //
 
 
 def storage_of(path):
@@ -127,7 +127,7 @@ def check_paths(paths):
     for path in paths:
         if set("{}") & set(path):
             raise UserError(f"{path}: braces in a path mean wildcards to Snakemake; rename it")
-    if STORAGE is not None and (os.path.isabs(RESULTS) or os.path.normpath(RESULTS).startswith("..")):
+    if STORAGE is not None and (os.path.isabs(RESULTS) or RESULTS.startswith("..")):
         raise UserError(f"config: results = {RESULTS!r} is no path below the default storage's prefix; make it one")
     folder = Path(RESULTS).absolute()
     while not folder.exists():
