@@ -1,4 +1,4 @@
-# make demo | test | test-slurm | test-faults | soak | coverage | mutants | lint | format | generate | lock | audit | bench | bench-gpu | figures | study | scaling | docs | status | clean
+.PHONY: demo test test-slurm test-faults soak coverage mutants lint format generate lock audit bench bench-gpu figures study scaling docs status clean
 PYTHON ?= python3
 KILLS ?= 0
 VENV := .venv
@@ -7,8 +7,6 @@ BIN := $(VENV)/bin
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() or 1, 8))")
 # a file's tests share what it set up; the longest come first (testpaths)
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-
-.PHONY: demo test test-slurm test-faults soak coverage mutants lint format generate lock audit bench bench-gpu figures study scaling docs status clean
 
 # set-up: the pins of envs/, again when they change; torch by itself, before those that need it.
 # LOCKED=1: all but torch by the versions and checksums of envs/locked/

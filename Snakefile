@@ -16,18 +16,18 @@ wildcard_constraints:
     iteration=r"[1-9]\d*",
 
 
-if config["molecules"] is not None:
+if config["molecules"]:
 
     include: "workflow/rules/molecules.smk"
 
 
-if config["descriptors"] is not None:
+if config["descriptors"]:
 
     include: "workflow/rules/descriptors.smk"
     include: "workflow/rules/way_out.smk"
 
 
-if config["taxoclass"] is not None:
+if config["taxoclass"]:
 
     include: "workflow/rules/taxoclass.smk"
 
@@ -41,8 +41,8 @@ rule all:
     """Everything that the config asks for."""
     default_target: True
     input:
-        rules.molecules.input if config["molecules"] is not None else [],
-        rules.descriptors.input if config["descriptors"] is not None else [],
-        WAY_OUT if config["descriptors"] is not None else [],
-        rules.taxoclass.input if config["taxoclass"] is not None else [],
+        rules.molecules.input if config["molecules"] else [],
+        rules.descriptors.input if config["descriptors"] else [],
+        WAY_OUT if config["descriptors"] else [],
+        rules.taxoclass.input if config["taxoclass"] else [],
         rules.report.output if config["descriptors"] or config["taxoclass"] else [],

@@ -18,9 +18,9 @@ TABLES = ROOT / "config" / "README.md"
 HEADER = """# Settings
 
 `config.yaml` is the demo, `pubchem.yaml` and `amazon531.yaml` are production runs. `results` is the output folder
-(default `results`). A config has the section `descriptors`, the section `taxoclass`, or both, and may leave out every
-key but the required ones. A setting that several stages share is listed with the first of them. The scripts take the
-same names as flags: `python scripts/pass2.py --spearman_threshold 0.9`.
+(default `results`). A config has at least one of the sections `molecules`, `descriptors` and `taxoclass`, and may leave
+out every key but the required ones. A setting that several stages share is listed with the first of them. The scripts
+take the same names as flags: `python scripts/pass2.py --spearman_threshold 0.9`.
 
 This page is made by `make generate` from the settings in `scripts/common/`; a test keeps it in step.
 """

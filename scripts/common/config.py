@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import difflib
 import math
-from typing import Any, get_args
+import os
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, create_model, model_validator
 
 from common.descriptors_settings import Descriptors, Pass0, Pass1, Pass2, Pass3, Pass4, Runtime, Selected, Utility
 from common.errors import UserError, shown
@@ -62,7 +63,10 @@ RUNTIMES: dict[str, type[Settings]] = {
 class Config(Settings):
     """winnow."""
 
-    results: str = Field("results", min_length=1, description="output folder")
+    # as Snakemake wants paths: without ./ before, / after, or // in it
+    results: Annotated[str, Field(min_length=1), AfterValidator(os.path.normpath)] = Field(
+        "results", description="output folder"
+    )
     molecules: Molecules | None = Field(None, description="from SMILES to the table of descriptors")
     descriptors: Descriptors | None = Field(None, description="descriptor selection, passes 0 to 4")
     taxoclass: Taxoclass | None = Field(None, description="hierarchical text classification from class names")

@@ -10,7 +10,7 @@ from typing import Any
 from common import cards
 from common.arrays import Accelerator
 from common.cards import Card
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.stage import Stage
 
 OUTSIDE = 2**28  # bytes of the card that are left to what else runs on it
@@ -67,8 +67,7 @@ def open_arrays(stage: Stage) -> Accelerator | None:
     # the libraries' own memory, taken by now, lies outside the pool
     free = int(cupy.cuda.runtime.memGetInfo()[0]) - OUTSIDE
     granted = min(_granted(stage, card), int(stage.runtime.max_gpu_memory_gb * 1e9), free)
-    pool = cupy.get_default_memory_pool()
-    pool.set_limit(size=granted)
+    cupy.get_default_memory_pool().set_limit(size=granted)
     accelerator = Accelerator(cupy, granted, stage.warn)
     stage.peak_device = lambda: accelerator.peak
     return accelerator
@@ -86,7 +85,7 @@ def _check_works(cupy: Any) -> None:
         ones = cupy.ones((2, 2))
         works = float((ones @ ones + ones).sum()) == 12
     except Exception as error:  # ImportError, nvrtc's, cuBLAS's
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise UserError(
             f"CuPy sees a card but cannot compute on it ({reason}); install envs/gpu.txt, or set device: cpu"
         ) from None
@@ -97,18 +96,12 @@ def _check_works(cupy: Any) -> None:
 def _chosen(stage: Stage, library: str, see: Callable[[], list[Card]]) -> Card | None:
     """The leased card, or None for the CPU; either in one line of the log."""
     wanted = stage.runtime.device
-    why_not, seen = "", []
-    if wanted == "cpu":
-        why_not = "as set"
-    elif stage.gpu == 0:
-        why_not = "no GPU granted"
-    else:
-        seen = see()
-        why_not = "" if seen else f"{library} sees no GPU"
-    if wanted == "cuda" and why_not:
-        raise UserError(f"device = 'cuda', but {why_not}; give the run one (--resources gpu=1), or set device: auto")
-    if why_not:
-        stage.log(f"device: cpu x {stage.threads} ({why_not})")
+    seen = [] if wanted == "cpu" or stage.gpu == 0 else see()
+    if not seen:
+        why = "as set" if wanted == "cpu" else "no GPU granted" if stage.gpu == 0 else f"{library} sees no GPU"
+        if wanted == "cuda":
+            raise UserError(f"device = 'cuda', but {why}; give the run one (--resources gpu=1), or set device: auto")
+        stage.log(f"device: cpu x {stage.threads} ({why})")
         return None
     stage.lease = cards.lease(seen, stage.log)
     card = stage.lease.card

@@ -1,4 +1,4 @@
-"""The one exception for what the user can mend, and how its message quotes a value."""
+"""The one exception for what the user can mend, and how its message quotes a value, or another message."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def shown(value: Any) -> str:
     """A value as it may stand in a message: quoted, on one line, not long."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def one_line(message: object) -> str:
+    """What another library says, without its line breaks."""
+    return " ".join(str(message).split())

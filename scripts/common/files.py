@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.memory import lacks_memory, out_of_memory
 
 if TYPE_CHECKING:
@@ -43,7 +43,24 @@ def writing(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); free space or permissions?") from error
+        raise UserError(
+            f"{path}: cannot be written ({one_line(error.strerror or error)}); free space or permissions?"
+        ) from error
+
+
+@contextlib.contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Turn whatever a damaged file raises into one line that names ``path``.
+
+    A lack of memory is none of the file's fault, unless it asks for more than it has.
+    """
+    try:
+        yield
+    except Exception as error:  # zipfile, zlib, numpy and pyarrow each have their own
+        asked = getattr(error, "_total_size", 0)  # of NumPy's own MemoryError
+        if lacks_memory(error) and os.path.exists(path) and asked <= os.path.getsize(path):
+            raise out_of_memory(path, error) from None
+        raise UserError(f"{path}: cannot be read ({one_line(error)}); {AGAIN}") from None
 
 
 @contextlib.contextmanager
@@ -227,11 +244,9 @@ def read_json(path: str | Path) -> dict[str, Any]:
     ------
     UserError : unreadable, of another version, not what was written, or another file by its name.
     """
-    try:
+    with reading(path):
         text = Path(path).read_bytes().decode()
         content = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); {AGAIN}") from None
     found = content.get("schema_version") if isinstance(content, dict) else None
     sealed = text == _sealed(text.rpartition(CHECKSUM)[0])
     if found != SCHEMA_VERSION and (sealed or CHECKSUM not in text):
@@ -268,7 +283,8 @@ def contents_digest(paths: Sequence[str], storage: AbstractFileSystem | None = N
             with open(path, "rb") if storage is None or os.path.isabs(path) else storage.open(path) as handle:
                 digests.append(hashlib.file_digest(handle, "sha256").hexdigest())
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); correct the path or its permissions") from None
+            reason = error.strerror or error
+            raise UserError(f"{path}: cannot be read ({reason}); correct the path or its permissions") from None
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
 
 
@@ -289,37 +305,22 @@ def _made_at(path: str | Path) -> float:
 
 
 def read_lines(path: str | Path) -> list[str]:
-    try:
+    with reading(path):
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); {AGAIN}") from None
     # an editor may have left out the last line's end
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def _unreadable(path: str | Path, error: Exception) -> Exception:
-    """A file that is damaged, or a lack of memory, which is none of its fault, unless it asks for more than it has."""
-    asked = getattr(error, "_total_size", 0)  # of NumPy's own MemoryError
-    if lacks_memory(error) and os.path.exists(path) and asked <= os.path.getsize(path):
-        return out_of_memory(path, error)
-    return UserError(f"{path}: cannot be read ({error}); {AGAIN}")
-
-
 def read_npy(path: str | Path, mapped: bool = False) -> np.ndarray:
     """An array; ``mapped``: a large one is read from the file where it is looked at, and nowhere else."""
-    try:
+    with reading(path):  # a damaged header may ask for any size, and parse as anything
         large = mapped and os.path.getsize(path) > LARGE
         return np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
-    except Exception as error:  # a damaged header may ask for any size, and parse as anything
-        raise _unreadable(path, error) from None
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # zipfile, zlib and numpy each have their own
-        raise _unreadable(path, error) from None
+    with reading(path), np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
 
 
 def plain(value: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+from common.errors import one_line
+
 # a CPU's and cuBLAS's have no class of their own
 MARKS = ("can't allocate memory", "out of memory", "alloc_failed", "bad_alloc")
 
@@ -24,7 +26,7 @@ def lacks_memory(error: BaseException) -> bool:
 
 def out_of_memory(path: str | Path, error: BaseException) -> MemoryError:
     """A lack of memory while a file was read, with its name: to be told from damage, whose remedy is to delete it."""
-    return MemoryError(f"{path}: {' '.join(str(error).split()) or type(error).__name__}")
+    return MemoryError(f"{path}: {one_line(error) or type(error).__name__}")
 
 
 def excuse(path: str | Path, error: BaseException) -> None:

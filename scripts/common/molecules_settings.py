@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -55,7 +57,7 @@ class Molecules(ReadMolecules, CalculateMolecules, MoleculesRuntime):
 
 def table_glob(results: str, shards: int) -> str:
     """The tables that are made, for ``descriptors.parquet_glob``."""
-    return f"{results}/molecules/descriptors_*_of_{shards}.parquet"
+    return glob.escape(os.path.normpath(f"{results}/molecules")) + f"/descriptors_*_of_{shards}.parquet"
 
 
 def metadata(smiles_column: str, id_column: str | None) -> list[str]:

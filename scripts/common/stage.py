@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from common import files
 from common.cards import Lease
 from common.config import explain, runtime_of, with_runtime
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.memory import lacks_memory
 from common.progress import say
 from common.settings import Settings
@@ -70,13 +70,9 @@ class Stage:
 
     def record(self, path: str, content: dict[str, Any], known: dict[str, Any] | None = None) -> None:
         """Write the stage's JSON, the last of its products, with the checksums of the others; see ``files``."""
-        outputs = {flag: each for flag, each in vars(self.paths).items() if flag.startswith("out_")}
-        files.write_record(
-            path,
-            content,
-            [each for each in outputs.values() if each not in (None, path) and os.path.exists(each)],
-            known,
-        )
+        outputs = [each for flag, each in vars(self.paths).items() if flag.startswith("out_") and each is not None]
+        made = [each for each in outputs if each != path and os.path.exists(each)]
+        files.write_record(path, content, made, known)
 
     def scratch(self, beside: str | Path) -> Path:
         """An undeclared folder for what a stage may pick up again after an interruption."""
@@ -98,7 +94,7 @@ class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong with the command line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog.removesuffix('.py')}: {' '.join(message.split())}; see --help\n")
+        self.exit(2, f"{self.prog.removesuffix('.py')}: {one_line(message)}; see --help\n")
 
 
 def run_stage(
@@ -155,7 +151,7 @@ def run_stage(
 
 
 def _out_of_memory(error: Exception, runtime: type[Settings]) -> str:
-    reason = " ".join(str(error).split())[:300]
+    reason = one_line(error)[:300]
     planned = "max_host_memory_gb" in runtime.model_fields
     return (
         f"out of memory{f' ({reason})' if reason else ''}; state kept, give the job more (mem_mb of its rule)"
@@ -239,7 +235,7 @@ def _given(accepted: type[Settings], arguments: argparse.Namespace) -> dict[str,
         if key in arguments:
             value = getattr(arguments, key)
             nullable = type(None) in get_args(info.annotation)
-            if nullable and value in ("null", "none", ""):
+            if nullable and value in ("null", "none", "", ["null"], ["none"], [""]):
                 given[key] = None
             else:
                 given[key] = value if str in (info.annotation, *get_args(info.annotation)) else _number(value)
@@ -257,14 +253,9 @@ def _number(value: Any) -> Any:
     return value
 
 
-def peak_memory() -> int:
-    """Largest resident memory of this process so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def _report(stage: Stage) -> None:
     seconds = time.perf_counter() - stage.started
-    peak = peak_memory()
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # the largest resident memory so far
     stage.log(f"{seconds:.1f} s", f"{peak / 1e6:,.0f} MB", f"{stage.device} x {stage.threads}")
     if stage.paths.provenance:
         files.write_json(

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -55,7 +55,7 @@ def open_storage(provider: str | None, prefix: str, settings: Any) -> AbstractFi
             )
         filesystem.get_file_info(root)  # fsspec takes what it cannot look at for empty
     except OSError as error:
-        raise UserError(f"{prefix}: cannot be looked at ({str(error).splitlines()[0]}); address and keys?") from None
+        raise UserError(f"{prefix}: cannot be looked at ({one_line(error)}); address and keys?") from None
     return DirFileSystem(root, ArrowFSWrapper(filesystem))
 
 
@@ -66,7 +66,10 @@ def fetched(paths: Sequence[str], storage: AbstractFileSystem | None) -> Iterato
     Absolute paths and, without a storage, all stay as they are; what is not in the storage has a path without a file.
     What is said of a copy names the path that was given.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as top:
+        # so deep that a path with .. does not leave it
+        folder = os.path.join(top, *["below"] * max((path.count("..") for path in paths), default=0))
+        os.makedirs(folder, exist_ok=True)
         try:
             yield [_copy(path, storage, folder) for path in paths]
         except UserError as error:

@@ -7,17 +7,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 
-PACKAGES = {"rdkit": "rdkit", "mordred": "mordred"}
 Values = list[float | None]
 
-_calculate: Callable[[Any], Values]  # of a worker
+_calculators: list[Callable[[Any], Values]]  # of a worker
 
 
 def check_installed(sets: Sequence[str]) -> None:
     """UserError where a package is missing."""
-    for name in ("pebble", "rdkit", *(PACKAGES[each] for each in sets)):
+    for name in ("pebble", "rdkit", *sets):
         try:
             importlib.import_module(name)
         except ImportError as error:
@@ -36,12 +35,11 @@ def names_of(sets: Sequence[str]) -> list[str]:
 
 def prepare(sets: list[str]) -> None:
     """Make this process ready for :func:`describe`."""
-    global _calculate
+    global _calculators
     from rdkit import rdBase
 
     rdBase.DisableLog("rdApp.*")
-    calculators = [_calculator(each) for each in dict.fromkeys(sets)]
-    _calculate = lambda molecule: [value for each in calculators for value in each(molecule)]  # noqa: E731
+    _calculators = [_calculator(each) for each in dict.fromkeys(sets)]
 
 
 def describe(smiles: str | None) -> Values | str:
@@ -51,13 +49,11 @@ def describe(smiles: str | None) -> Values | str:
     text = (smiles or "").strip()
     if not text:
         return "no SMILES"
-    molecule = Chem.MolFromSmiles(text)
-    if molecule is None:
-        return _fault(text)
     try:
-        return _calculate(molecule)
-    except Exception as error:  # whatever a descriptor or its libraries raise costs one molecule
-        return " ".join(f"{type(error).__name__}: {error}".split())
+        molecule = Chem.MolFromSmiles(text)
+        return _fault(text) if molecule is None else [value for each in _calculators for value in each(molecule)]
+    except Exception as error:  # whatever RDKit, a descriptor or its libraries raise costs one molecule
+        return one_line(f"{type(error).__name__}: {error}")
 
 
 def _fault(smiles: str) -> str:
@@ -67,7 +63,7 @@ def _fault(smiles: str) -> str:
     molecule = Chem.MolFromSmiles(smiles, sanitize=False)
     if molecule is None:
         return "not a SMILES"
-    problems = [" ".join(each.Message().split()) for each in Chem.DetectChemistryProblems(molecule)]
+    problems = [one_line(each.Message()) for each in Chem.DetectChemistryProblems(molecule)]
     return "; ".join(problems) or "not a molecule to RDKit"
 
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from common.errors import UserError
+from common import files
+from common.errors import UserError, one_line
 from common.memory import excuse
 from common.molecules_settings import ROW, metadata
 
@@ -25,17 +26,17 @@ def batches(
 
     Raises
     ------
-    UserError : an unreadable file, or a column that is not there.
+    UserError : an unreadable file, or a column that is not there, or twice.
     """
     wanted = [smiles] if name is None else list(dict.fromkeys([smiles, name]))
     try:
-        for batch in _parquet(path, wanted) if Path(path).suffix == ".parquet" else _csv(path, wanted, header):
+        parquet = Path(path.lower()).suffix == ".parquet"
+        for batch in _parquet(path, wanted) if parquet else _csv(path, wanted, header):
             texts = {each: batch.column(each).cast(pa.string()) for each in wanted}
             yield texts[smiles], None if name is None else texts[name]
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         excuse(path, error)
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: cannot be read ({reason}); it should be CSV, TSV or Parquet") from None
+        raise UserError(f"{path}: cannot be read ({one_line(error)}); it should be CSV, TSV or Parquet") from None
 
 
 def schema(smiles: str, name: str | None) -> pa.Schema:
@@ -59,6 +60,17 @@ def molecules(paths: list[str], smiles: str, name: str | None, header: list[str]
             row += len(texts)
 
 
+def shard(path: str, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """Rows of :func:`schema` from a file that was made of them.
+
+    Raises
+    ------
+    UserError : the file is damaged.
+    """
+    with files.reading(path), pq.ParquetFile(path) as file:
+        yield from file.iter_batches(batch_rows)
+
+
 def _parquet(path: str, wanted: list[str]) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 16) as file:
         _check_there(path, wanted, file.schema_arrow.names)
@@ -66,7 +78,7 @@ def _parquet(path: str, wanted: list[str]) -> Iterator[pa.RecordBatch]:
 
 
 def _csv(path: str, wanted: list[str], header: list[str] | None) -> Iterator[pa.RecordBatch]:
-    delimiter = "," if ".csv" in Path(path).suffixes else "\t"
+    delimiter = "," if ".csv" in Path(path.lower()).suffixes else "\t"
     with pa.input_stream(path, compression="detect") as stream:
         # text stays text: the id 007 is not 7; an empty one is none
         convert = pa.csv.ConvertOptions(
@@ -86,6 +98,8 @@ def _csv(path: str, wanted: list[str], header: list[str] | None) -> Iterator[pa.
 
 def _check_there(path: str, wanted: list[str], names: list[str]) -> None:
     for each in wanted:
+        if names.count(each) > 1:
+            raise UserError(f"{path}: two columns are called {each!r}; rename one")
         if each not in names:
             known = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
             raise UserError(f"{path}: has no column {each!r}; set smiles_column and id_column to some of {known}")

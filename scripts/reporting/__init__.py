@@ -1,0 +1,1 @@
+"""The page of a run: what two of the wings made, drawn."""

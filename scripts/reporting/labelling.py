@@ -166,30 +166,22 @@ def quality(made: Labelling) -> tuple[Picture, Table]:
         right.set_ylim(0, 1)
         right.set_xlabel("iteration of self-training")
         right.set_ylabel("Example-F1 of all documents")
-        picture = pictures.svg(drawn)
-    rows = []
-    flat = {
+    told = {
         "strict.example_f1": "Example-F1", "strict.p_at_1": "P@1", "strict.mrr": "MRR of the first true class",
         "micro_f1": "micro-F1", "hierarchical.f1": "hierarchical F1", "consistency_rate": "labels beside a parent",
-        "labels_per_document": "labels a document",
+        "labels_per_document": "labels a document", "macro_f1": "macro-F1",
+        "core_class_precision": "precision of core classes",
     }  # fmt: skip
-    for key, name in flat.items():
+    rows = []
+    for key, name in told.items():
         value: Any = metrics
         for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        low, high = intervals.get(key, (None, None))
-        rows.append((name, value, low, high))
-    rows.append(("macro-F1", metrics["macro_f1"], None, None))
-    rows.append(("precision of core classes", metrics["core_class_precision"], None, None))
+            value = value.get(part)  # no P@1 where it was not asked for
+        rows.append((name, value, *intervals.get(key, (None, None))))
     resamples = metrics["parameters"]["bootstrap_resamples"]
     note = f"95 % intervals of {resamples:,} bootstrap resamples of {metrics['documents']:,} documents."
-    header = ("metric", "value", "from", "to")
-    return (
-        Picture(
-            picture, f"Micro-F1 of the labels of each level, level 0 the roots, and Example-F1 by iteration. {note}"
-        ),
-        Table(header, rows, note),
-    )
+    caption = f"Micro-F1 of the labels of each level, level 0 the roots, and Example-F1 by iteration. {note}"
+    return Picture(pictures.svg(drawn), caption), Table(("metric", "value", "from", "to"), rows, note)
 
 
 def core_classes(made: Labelling) -> Picture:
@@ -215,12 +207,11 @@ def core_classes(made: Labelling) -> Picture:
         right.legend(loc="upper left")
         for axes, middle in ((left, 0.2 * (len(given) - 1)), (right, 0)):
             axes.set_xticks(numbers + middle, [f"level {each}" for each in numbers])
-        picture = pictures.svg(drawn)
     never = len(chosen["classes_never_chosen"])
     on_average = "" if chosen["cores_per_document"] is None else f", {chosen['cores_per_document']:.2f} on average"
     candidates = f" Candidates of all documents: {len(made.candidates):,}." if len(made.candidates) else ""
     return Picture(
-        picture,
+        pictures.svg(drawn),
         f"{chosen['documents_with_cores']:,} of {chosen['documents']:,} documents have core classes{on_average}; "
         f"{never:,} classes are core class of none (mining: {chosen['parameters']['mining']}).{candidates}",
     )
@@ -233,11 +224,9 @@ def training(made: Labelling) -> Picture:
         history = first["history"]
         epochs = [each["epoch"] for each in history]
         left.plot(epochs, [each["loss"] for each in history], color=pictures.FIRST, label="training")
-        held_out = [each.get("validation_loss") for each in history]
-        if any(value is not None for value in held_out):
-            left.plot(
-                epochs, [np.nan if each is None else each for each in held_out], color=pictures.SECOND, label="held out"
-            )
+        held_out = np.array([each.get("validation_loss") for each in history], dtype=float)
+        if not np.isnan(held_out).all():
+            left.plot(epochs, held_out, color=pictures.SECOND, label="held out")
         pictures.threshold(left, first["best_epoch"])
         left.legend()
         left.set_title("classifier: loss")
@@ -250,33 +239,33 @@ def training(made: Labelling) -> Picture:
             middle.plot(places, losses, color=pictures.FIRST, marker=".")
         middle.set_title("self-training: loss")
         middle.set_xlabel("iteration")
-        right.plot(
-            numbers,
-            [each.get("confident_after") for each in made.iterations],
-            color=pictures.GOOD,
-            marker=".",
-            label="confident",
-        )
-        right.plot(
-            numbers, [each.get("changed") for each in made.iterations], color=pictures.MARK, marker=".", label="changed"
-        )
+        for key, label, color in (
+            ("confident_after", "confident", pictures.GOOD),
+            ("changed", "changed", pictures.MARK),
+        ):
+            right.plot(numbers, [each.get(key) for each in made.iterations], color=color, marker=".", label=label)
         right.set_title("share of documents")
         right.set_xlabel("iteration")
         right.legend()
         for axes in (middle, right):
             axes.set_xticks(numbers)
-        picture = pictures.svg(drawn)
     passed = [str(each["iteration"]) for each in made.iterations if each["passes_through"]]
     converged = f" Iterations {', '.join(passed)} had nothing left to learn." if passed else ""
     return Picture(
-        picture,
+        pictures.svg(drawn),
         f"Stage 3 kept epoch {first['best_epoch']} (dashed). Self-training: loss of each epoch, share of documents "
         f"with confident labels, share whose labels changed.{converged}",
     )
 
 
-def label_text(names: Sequence[str], scores: Sequence[float]) -> str:
-    return ", ".join(f"{name} ({score:.2f})" for name, score in zip(names, scores, strict=True))
+def largest_first(made: Labelling, heap: Iterable[Any]) -> list[tuple[dict[str, Any], tuple[str, str, str]]]:
+    """The records of a heap, the largest first; of each the document, the beginning of its text, labels and scores."""
+    found = []
+    for _, _, record in sorted(heap, key=lambda entry: entry[:2], reverse=True):
+        labels = zip(record["names"], record["scores"], strict=True)
+        text = made.texts.get(record["doc_id"], "")
+        found.append((record, (record["doc_id"], text, ", ".join(f"{name} ({score:.2f})" for name, score in labels))))
+    return found
 
 
 def examples(made: Labelling) -> list[Table]:
@@ -285,13 +274,11 @@ def examples(made: Labelling) -> list[Table]:
     for heap, which in [(made.tally.best, "surest"), (made.tally.worst, "least sure")]:
         rows = [
             (
-                record["doc_id"],
-                made.texts.get(record["doc_id"], ""),
-                label_text(record["names"], record["scores"]),
+                *cells,
                 " → ".join(made.taxonomy.names[made.taxonomy.row[each]][0] for each in record["path"]),
                 record["path_score"],
             )
-            for _, _, record in sorted(heap, key=lambda entry: entry[:2], reverse=True)
+            for record, cells in largest_first(made, heap)
         ]
         tables.append(Table(header, rows, f"The {len(rows)} documents whose labels are {which}."))
     return tables
@@ -300,14 +287,8 @@ def examples(made: Labelling) -> list[Table]:
 def errors(made: Labelling) -> list[Table]:
     names = made.taxonomy.names
     rows = [
-        (
-            record["doc_id"],
-            made.texts.get(record["doc_id"], ""),
-            label_text(record["names"], record["scores"]),
-            ", ".join(names[row][0] for row in record["gold"]),
-            record["f1"],
-        )
-        for _, _, record in sorted(made.tally.wrong, key=lambda entry: entry[:2], reverse=True)
+        (*cells, ", ".join(names[row][0] for row in record["gold"]), record["f1"])
+        for record, cells in largest_first(made, made.tally.wrong)
     ]
     pairs = [
         (names[one][0], names[other][0], count) for (one, other), count in made.tally.confused.most_common(CONFUSIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jinja2
 
@@ -14,7 +15,7 @@ class Picture:
 
     svg: str
     caption: str
-    kind: str = "picture"
+    kind: ClassVar = "picture"
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Table:
     rows: Sequence[Sequence[object]]
     caption: str
     search: str = ""
-    kind: str = "table"
+    kind: ClassVar = "table"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Branch:
 class Tree:
     branches: Sequence[Branch]
     caption: str
-    kind: str = "tree"
+    kind: ClassVar = "tree"
 
 
 Part = Picture | Table | Tree

@@ -38,15 +38,16 @@ STYLE: Any = {
 
 @contextmanager
 def figure(width: float, height: float) -> Iterator[Figure]:
-    """A figure of the page's style, in inches; to be drawn and turned into SVG inside."""
+    """A figure of the page's style, in inches; to be drawn inside."""
     with matplotlib.rc_context(STYLE):
         yield Figure(figsize=(width, height), layout="constrained")
 
 
 def svg(drawn: Figure) -> str:
-    """The figure as an element of a page, as wide as there is room; to be called inside :func:`figure`."""
+    """The figure as an element of a page, as wide as there is room."""
     stream = io.StringIO()
-    drawn.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    with matplotlib.rc_context(STYLE):
+        drawn.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     width = float(drawn.get_figwidth()) * 72

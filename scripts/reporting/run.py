@@ -36,7 +36,7 @@ def sections(provenance: Sequence[Mapping[str, Any]], graph: Mapping[str, Any] |
     header = ("stage", "ended (UTC)", "seconds", "MB at most", "device", "threads", "MB of the card", "source")
     python, machine = stages[-1]["python"], stages[-1]["machine"]
     return [
-        *([Section("Rules", "", (rules(graph),))] if graph else []),
+        *([Section("Rules", "", (rules(graph),))] if graph and graph["jobs"] else []),
         Section(
             "Stages",
             f"Python {python} on {machine}.",
@@ -76,12 +76,11 @@ def rules(graph: Mapping[str, Any]) -> Picture:
             axes.text(x, y, told, ha="center", va="center", fontsize=8, bbox=box)
         axes.set_xlim(place[:, 0].min() - 0.5, place[:, 0].max() + 0.5)
         axes.set_ylim(place[:, 1].min() - 0.5, place[:, 1].max() + 0.5)
-        picture = pictures.svg(drawn)
     caption = (
         "The rules of the run. An arrow leads to a rule that reads files of the one before; it is left out where a "
         "longer way of arrows leads there, too."
     )
-    return Picture(picture, caption)
+    return Picture(pictures.svg(drawn), caption)
 
 
 def without_shortcuts(size: int, edges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -114,5 +113,4 @@ def timeline(stages: Sequence[Mapping[str, Any]]) -> Picture:
         axes.invert_yaxis()
         axes.margins(x=0.1)
         axes.set_xlabel("minutes since the first stage began")
-        picture = pictures.svg(drawn)
-    return Picture(picture, "Stages, from start to end.")
+    return Picture(pictures.svg(drawn), "Stages, from start to end.")

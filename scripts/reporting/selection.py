@@ -92,10 +92,9 @@ def funnel(made: Selection) -> Picture:
         axes.set_xticks([])
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-        picture = pictures.svg(drawn)
     settings = made.settings
     return Picture(
-        picture,
+        pictures.svg(drawn),
         "Descriptors left by each pass. Thresholds: normalised variance "
         f"{settings(1)['variance_threshold']:g}, missing share {settings(1)['max_missing_ratio']:g}, |Spearman| "
         f"{settings(2)['spearman_threshold']:g}, VIF {settings(3)['vif_threshold']:g}, HSIC + RDC "
@@ -118,10 +117,9 @@ def reasons(made: Selection) -> Table:
 def explorer(made: Selection) -> Table:
     """Every descriptor of the input with what became of it."""
     links = made.clusters["parents"]
-    sizes = {name: each["cluster_size"] for name, each in made.clusters["descriptors"].items()}
     rows: list[tuple[object, ...]] = []
     for name in made.columns[-1]:
-        others = sizes[name] - 1
+        others = made.clusters["descriptors"][name]["cluster_size"] - 1
         rows.append((name, "kept", f"stands for {others} others" if others else "stands for itself", "", "", name))
     for number, each in enumerate(made.details, start=1):
         for entry in each["removed_details"]:
@@ -169,9 +167,8 @@ def distributions(made: Selection) -> Picture:
         right.set_yscale("symlog", linthresh=1)
         pictures.threshold(right, settings["max_missing_ratio"])
         right.set_xlabel("share of molecules without a value")
-        picture = pictures.svg(drawn)
     return Picture(
-        picture,
+        pictures.svg(drawn),
         f"Normalised variance (threshold {settings['variance_threshold']:g}) and share of missing values (threshold "
         f"{settings['max_missing_ratio']:g}) of all descriptors; dashed lines are the thresholds.",
     )
@@ -190,10 +187,9 @@ def matrix(made: Selection) -> Picture:
         axes.set_xticks([])
         axes.set_yticks([])
         drawn.colorbar(image, ax=axes, shrink=0.8, label="|Spearman|")
-        picture = pictures.svg(drawn)
     every = "" if step == 1 else f" Every {step}th is drawn."
     return Picture(
-        picture,
+        pictures.svg(drawn),
         f"Absolute Spearman correlation of the {len(places):,} descriptors that passed pass 1, by final cluster, the "
         f"largest first (threshold {made.settings(2)['spearman_threshold']:g}).{every} White: undefined.",
     )
@@ -222,9 +218,8 @@ def elimination(made: Selection) -> Picture:
         pictures.threshold(right, limit)
         right.set_xlabel("VIF of those that stay")
         right.set_ylabel("descriptors")
-        picture = pictures.svg(drawn)
     return Picture(
-        picture,
+        pictures.svg(drawn),
         f"The descriptor with the largest variance inflation factor goes until all are below {limit:g}: "
         f"{len(values):,} went, {len(stay):,} stay. Correlations: {made.details[2]['matrix']}.",
     )
@@ -261,11 +256,10 @@ def nonlinear_pairs(made: Selection) -> list[Picture | Table]:
             axes.set_xlabel(shortened(names[i]))
             axes.set_ylabel(shortened(names[j]))
             axes.set_title(f"together {row[4]:.2f}, |Spearman| {row[5]:.2f}", fontsize=8)
-        picture = pictures.svg(drawn)
     caption = (
         f"Rank against rank of up to {POINTS:,} molecules, of the first of these pairs: what HSIC and RDC look at."
     )
-    return [Picture(picture, caption), table]
+    return [Picture(pictures.svg(drawn), caption), table]
 
 
 def half(made: Selection, name: str, i: int, j: int) -> float | None:
@@ -328,9 +322,8 @@ def other_thresholds(made: Selection) -> Picture:
             axes.set_xlabel("threshold")
         drawn.axes[0].set_ylabel("descriptors that stay")
         drawn.axes[1].set_xscale("log")
-        picture = pictures.svg(drawn)
     return Picture(
-        picture,
+        pictures.svg(drawn),
         "Descriptors that stay if a pass by itself is made again with another threshold, on what entered it in this "
         f"run; dashed: this run's. Not made again: more than {LARGEST:,} descriptors, and VIF on values.",
     )

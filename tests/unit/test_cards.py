@@ -77,13 +77,6 @@ def test_a_job_waits_for_a_card_says_so_once_and_takes_that_of_a_killed_one(tmp_
     assert said == ["waiting for a card: all 1 are in use by other jobs of winnow"]
 
 
-def test_a_lease_ends_with_the_process(tmp_path, holder):
-    _, process = holder("0")
-    process.kill()
-    process.wait()
-    assert lease(CARDS[:1], silent, tmp_path).card.index == 0
-
-
 @pytest.mark.parametrize(("chosen", "leased"), [("3", False), ("GPU-1a2b", False), ("0,1", True), ("", True)])
 def test_a_card_that_was_chosen_for_the_job_is_not_waited_for(tmp_path, holder, monkeypatch, chosen, leased):
     holder("0")

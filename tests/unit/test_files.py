@@ -90,9 +90,10 @@ def contents_names(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*")]
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("said", [(28, "No space left on device"), ("No space left\non device",)])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, said):
     def full(*_):
-        raise OSError(28, "No space left on device")
+        raise OSError(*said)
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"x\.npy: cannot be written \(No space left on device\)"):

@@ -15,6 +15,7 @@ import pytest
 
 from common.config import load
 from common.errors import UserError
+from common.found import find_files
 from conftest import ROOT
 from descriptors import targets
 from molecules import calculation, reading
@@ -27,11 +28,11 @@ def read(paths: list[str], smiles: str = "smiles", name: str | None = "id") -> l
     return [tuple(row.values()) for table in reading.molecules(paths, smiles, name) for row in table.to_pylist()]
 
 
-@pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "parquet", "CSV", "PARQUET"])
 def test_ids_and_smiles_are_read_as_text_whatever_the_file(tmp_path, kind):
     path = str(tmp_path / f"m.{kind}")
     frame = pd.DataFrame({"other": [1, 2, 3], "id": ["007", "a, b", None], "smiles": ["CCO", None, "C"]})
-    if kind == "parquet":
+    if kind.lower() == "parquet":
         frame.to_parquet(path)
     else:
         text = frame.to_csv(index=False, sep="\t" if kind == "tsv" else ",").encode()
@@ -54,7 +55,7 @@ def test_files_without_a_header_line_are_read_by_the_names_given(tmp_path):
         list(reading.batches(str(path), "smiles", None, ["a", "b"]))
 
 
-def test_a_column_that_is_not_there_is_named_with_those_that_are(write):
+def test_a_column_that_is_not_there_is_named_with_those_that_are(write, tmp_path):
     path = write("m.csv", "name,structure\na,CCO\n")
     with pytest.raises(
         UserError, match=r"m\.csv: has no column 'smiles'; set smiles_column and id_column to some of name"
@@ -62,6 +63,20 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(write):
         read([path], name=None)
     with pytest.raises(UserError, match=r"m\.csv: cannot be read .*; it should be CSV, TSV or Parquet$"):
         read([write("m.csv", "smiles,id\nCCO,1,2\n")])
+    (tmp_path / "latin.csv").write_bytes("id,smiles,Stoff größe\n1,CCO,2\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin\.csv: cannot be read \(.*utf-8.*\); it should be CSV"):
+        read([str(tmp_path / "latin.csv")])
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_of_two_columns_of_one_name_none_is_chosen(tmp_path, kind):
+    path = tmp_path / f"m.{kind}"
+    if kind == "csv":
+        path.write_text("smiles,id,smiles\nCC,1,CO\n")
+    else:
+        pq.write_table(pa.table([["CC"], ["1"], ["CO"]], names=["smiles", "id", "smiles"]), path)
+    with pytest.raises(UserError, match=rf"m\.{kind}: two columns are called 'smiles'; rename one"):
+        read([str(path)])
 
 
 def test_a_lack_of_memory_is_no_fault_of_the_file(tmp_path, monkeypatch):
@@ -169,6 +184,7 @@ def test_descriptors_are_those_of_rdkit_and_failures_are_null_rows_with_a_reason
     from rdkit.Chem import Descriptors
 
     bad = {"C1CC": "not a SMILES", "C(C)(C)(C)(C)C": "valence", "": "no SMILES", "c1cccc1": "kekulize"}
+    bad["[#999]"] = "atomic number not found"  # an exception of RDKit
     given = [SMILES[0], *bad, None, *SMILES[1:]]
     table, failures = shard(given, "--threads", "2")
     assert table.column("smiles").to_pylist() == given
@@ -180,9 +196,9 @@ def test_descriptors_are_those_of_rdkit_and_failures_are_null_rows_with_a_reason
             np.testing.assert_array_equal(row.to_numpy(), np.array(list(expected.values()), float))
     assert frame.isna().all(axis=1).tolist() == [text not in SMILES for text in given]
     assert failures[0] == ["row", "id", "smiles", "reason"]
-    assert [line[0] for line in failures[1:]] == ["11", "12", "13", "14", "15"]
-    assert [line[1:3] for line in failures[1:]] == [[f"m{k}", given[k] or ""] for k in range(1, 6)]
-    assert all(word.lower() in line[3].lower() for word, line in zip(bad.values(), failures[1:5], strict=True))
+    assert [line[0] for line in failures[1:]] == ["11", "12", "13", "14", "15", "16"]
+    assert [line[1:3] for line in failures[1:]] == [[f"m{k}", given[k] or ""] for k in range(1, 7)]
+    assert all(word.lower() in line[3].lower() for word, line in zip(bad.values(), failures[1:6], strict=True))
 
 
 def test_a_molecule_that_takes_too_long_has_no_descriptors_and_the_next_ones_have(shard):
@@ -190,6 +206,19 @@ def test_a_molecule_that_takes_too_long_has_no_descriptors_and_the_next_ones_hav
     table, failures = shard(["CCO", "C" * 60_000, "CCN"], timeout_seconds=3)
     assert [line[3] for line in failures[1:]] == ["took more than 3 s"]
     assert table.column("MolWt").is_null().to_pylist() == [False, True, False]
+
+
+@pytest.mark.parametrize("damage", ["cut", "page"])
+def test_a_damaged_shard_is_named_with_the_remedy(shard, monkeypatch, tmp_path, capsys, damage):
+    shard(["C"])
+    whole = (tmp_path / "in.parquet").read_bytes()
+    broken = whole[:-20] if damage == "cut" else whole[:10] + b"\xff" * 30 + whole[40:]
+    (tmp_path / "in.parquet").write_bytes(broken)
+    given = ["--molecules", str(tmp_path / "in.parquet"), "--out-table", str(tmp_path / "x"), "--out-failures", "y"]
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "molecules_shard", *given)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"molecules_shard: {tmp_path}/in.parquet: cannot be read (") and "delete it and run" in said
 
 
 def test_two_sets_have_names_of_their_own(shard):
@@ -218,6 +247,15 @@ def test_a_selection_without_files_takes_the_molecules():
     assert loaded["descriptors"]["parquet_glob"] == "r/molecules/descriptors_*_of_4.parquet"
     assert loaded["descriptors"]["metadata_columns"] == ["id", "smiles"]
     assert load(loaded) == loaded
+
+
+def test_a_results_folder_with_a_pattern_in_its_name_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = tmp_path / "run [1]*" / "molecules" / "descriptors_1_of_1.parquet"
+    made.parent.mkdir(parents=True)
+    made.touch()
+    loaded = load({"results": "run [1]*", "molecules": {"molecules_glob": "m.csv"}, "descriptors": {}})
+    assert find_files(loaded["descriptors"]["parquet_glob"]) == [str(made.relative_to(tmp_path))]
 
 
 @pytest.mark.parametrize("own", [{"parquet_glob": "x.parquet"}, {"parquet_glob": "x.parquet", "n_metadata": 3}])

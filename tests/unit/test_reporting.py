@@ -108,6 +108,13 @@ def test_the_picture_of_the_rules_has_each_of_them_and_its_arrows(monkeypatch, j
     assert sum(text.arrow_patch is not None for text in axes.texts if hasattr(text, "arrow_patch")) == arrows
 
 
+def test_a_run_that_made_no_files_has_no_picture_of_rules():
+    # snakemake cost
+    numbers = {"seconds": 1.0, "peak_memory_bytes": 1, "threads": 1, "peak_device_bytes": 0, "versions": {}}
+    texts = dict.fromkeys(("stage", "device", "code", "python", "machine"), "") | {"finished": "2026-01-01T00:00:00Z"}
+    assert [each.title for each in run.sections([numbers | texts], {"jobs": {}, "edges": []})] == ["Stages"]
+
+
 rows = st.lists(st.integers(0, 4), unique=True, max_size=3)
 documents = st.lists(st.tuples(rows, rows, st.floats(0, 1)), max_size=40)
 

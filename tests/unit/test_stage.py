@@ -161,10 +161,10 @@ TOGETHER = {"candidates": {"backend": "nli"}, "utility_file": TABLE, "utility_ke
 def run(monkeypatch, tmp_path):
     """Runs a stage as its command line would; what it was given is returned."""
 
-    def run(*arguments: object, model=Pass1, work=lambda stage: None, inputs=None, name: str = "toy") -> Stage:
+    def run(*arguments: object, model=Pass1, work=lambda stage: None) -> Stage:
         given: list[Stage] = []
-        monkeypatch.setattr(sys, "argv", [f"/somewhere/{name}.py", *map(str, arguments)])
-        run_stage(name, model, inputs or {}, {}, lambda stage: (given.append(stage), work(stage)))
+        monkeypatch.setattr(sys, "argv", ["/somewhere/toy.py", *map(str, arguments)])
+        run_stage("toy", model, {}, {}, lambda stage: (given.append(stage), work(stage)))
         return given[0]
 
     return run
@@ -264,6 +264,7 @@ def test_a_flag_wins_over_the_settings_beside_it(run):
 def test_nothing_can_be_said_on_a_command_line(run, nothing):
     given = run("--parquet_glob", "x", "--settings", '{"sample_rows": 5}', "--sample_rows", nothing, model=Pass0)
     assert given.settings.sample_rows is None
+    assert run("--parquet_glob", "x", "--metadata_columns", nothing, model=Pass0).settings.metadata_columns is None
 
 
 def test_counts_and_shares_stay_apart_on_a_command_line(run):
@@ -312,13 +313,6 @@ def test_a_bad_command_line_is_one_line_and_exit_code_2(run, capsys, arguments, 
     assert printed.out == ""
     assert printed.err.startswith("toy: ") and len(printed.err.splitlines()) == 1
     assert all(part in printed.err for part in parts)
-
-
-def test_a_missing_file_flag_is_one_line_and_exit_code_2(run, capsys):
-    with pytest.raises(SystemExit) as caught:
-        run(inputs={"manifest": "JSON of pass 0"})
-    assert caught.value.code == 2
-    assert "--manifest" in capsys.readouterr().err
 
 
 def test_a_mistake_found_at_work_is_one_line_and_exit_code_2_and_leaves_no_record(run, capsys, tmp_path):
@@ -509,11 +503,6 @@ def test_help_tells_values_from_files(door, capsys):
     text = " ".join(capsys.readouterr().out.split())
     for part in ("--one PATH", "--models PATH [PATH ...]", "--out-x PATH", "--iteration VALUE a number"):
         assert part in text
-
-
-def test_a_warning_is_a_log_line(run, capsys):
-    run(work=lambda stage: stage.warn("few rows"))
-    assert capsys.readouterr().err.startswith("toy    | warning: few rows\n")
 
 
 @given(st.integers(0, 10**13))

@@ -57,6 +57,15 @@ def test_copies_are_gone_afterwards_and_errors_name_what_was_given(tables):
         raise UserError(f"{copy}: odd")
 
 
+def test_a_copy_of_what_lies_above_the_storage_is_gone_afterwards_too(tables, monkeypatch):
+    (tables / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tables / "tmp"))
+    storage = open_storage("fs", str(tables / "data" / "more"), None)
+    with fetched(["../a.parquet", "../../data/b.parquet", "c.parquet"], storage) as copies:
+        assert all(Path(copy).is_file() for copy in copies)
+    assert list((tables / "tmp").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("provider", "prefix", "said"), [("gcs", "gcs://bucket", "s3, fs"), ("s3", "", "--default-storage-prefix")]
 )

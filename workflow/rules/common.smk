@@ -22,16 +22,16 @@ os.environ |= {"PATH": os.pathsep.join([str(Path(sys.executable).parent), *os.ge
 from common.config import RUNTIMES, load, stage_settings
 from common.descriptors_settings import Descriptors, is_sampled
 from common.errors import UserError
-from common.molecules_settings import table_glob
-from common.taxoclass_settings import Files
-from common.storage import fetched, open_storage
 from common.files import check_results, contents_digest, read_json, write_json
 from common.found import find_files
+from common.molecules_settings import table_glob
 from common.source import source_digest
-from taxoclass.models import check as check_model
-from taxoclass.inputs import Texts, read_texts
-from descriptors.targets import check as check_target
+from common.storage import fetched, open_storage
+from common.taxoclass_settings import Files
 from descriptors.table import files_digest, open_table
+from descriptors.targets import check as check_target
+from taxoclass.inputs import Texts, read_texts
+from taxoclass.models import check as check_model
 
 
 def checked(action, *arguments):
@@ -56,7 +56,7 @@ STORAGE = checked(
 
 def input_file(path):
     """An input of the config: a relative path is one of the default storage, if there is one, an absolute one is not."""
-    return local(path) if os.path.isabs(path) else path
+    return local(path) if os.path.isabs(path) else os.path.normpath(path)  # Snakemake warns of ./ and //
 
 
 def storage_of(path):
@@ -75,14 +75,14 @@ def copies(wildcards, input):
 def machine(section):
     """Flags of how the machine is used, which changes no result: a resource, since a changed parameter is a rerun."""
     given = {key: config[section][key] for key in RUNTIMES[section].model_fields}
-    flags = {key: " ".join(value) if isinstance(value, list) else str(value) for key, value in given.items()}
-    return " ".join(f"--{key} {value}".strip() for key, value in flags.items())
+    values = {key: value if isinstance(value, list) else [str(value)] for key, value in given.items()}
+    return " ".join(" ".join([f"--{key}", *value]) for key, value in values.items())
 
 
 def from_molecules():
     """Whether the descriptors are those that this run makes from molecules."""
     molecules = config["molecules"]
-    made = molecules and table_glob(RESULTS, molecules["molecule_shards"])
+    made = table_glob(RESULTS, molecules["molecule_shards"]) if molecules else None
     return made == config["descriptors"]["parquet_glob"]
 
 
@@ -127,7 +127,7 @@ def check_paths(paths):
     for path in paths:
         if set("{}") & set(path):
             raise UserError(f"{path}: braces in a path mean wildcards to Snakemake; rename it")
-    if STORAGE is not None and (os.path.isabs(RESULTS) or os.path.normpath(RESULTS).startswith("..")):
+    if STORAGE is not None and (os.path.isabs(RESULTS) or RESULTS.startswith("..")):
         raise UserError(f"config: results = {RESULTS!r} is no path below the default storage's prefix; make it one")
     folder = Path(RESULTS).absolute()
     while not folder.exists():
@@ -139,16 +139,16 @@ def check_paths(paths):
 def check_files(paths, section="taxoclass"):
     """Refuse paths of the config, by key, that name no readable file."""
     for key, path in paths.items():
-        if path is not None and storage_of(path) is not None:
-            if not STORAGE.isfile(path):
-                raise UserError(
-                    f"config: {section}.{key} = {path!r} is no file in {PREFIX}; put it there, or correct it"
-                )
+        if path is None:
             continue
-        if path is not None and not os.access(path, os.R_OK):
-            raise UserError(f"config: {section}.{key} = {path!r} is no readable file; correct the path")
-        if path is not None and os.path.isdir(path):
-            raise UserError(f"config: {section}.{key} = {path!r} is a folder; name the file in it")
+        given = f"config: {section}.{key} = {path!r}"
+        if storage_of(path) is not None:
+            if not STORAGE.isfile(path):
+                raise UserError(f"{given} is no file in {PREFIX or 'this folder'}; put it there, or correct it")
+        elif not os.access(path, os.R_OK):
+            raise UserError(f"{given} is no readable file; correct the path")
+        elif os.path.isdir(path):
+            raise UserError(f"{given} is a folder; name the file in it")
 
 
 def check_is_here(key, path):
@@ -170,15 +170,14 @@ def check_texts(made, given, source):
     """Read changed texts before the job that would: a job that fails loses its earlier outputs, and all that follow."""
     now = stage_settings(config, "check_corpus")
     with fetched([made], STORAGE) as [path]:
-        changed = Path(path).exists() and [read_json(path).get(key) for key in ("source", "parameters")] != [
-            source,
-            now,
-        ]
-    if changed:
-        with fetched(list(given.values()), STORAGE) as paths:
-            there = dict(zip(given, paths))
-            files_given = (there.get(flag) for flag in ("classes", "hierarchy", "keywords", "train", "test"))
-            read_texts(Texts(*files_given, **now))
+        if not Path(path).exists():
+            return
+        then = read_json(path)
+    if (then.get("source"), then.get("parameters")) == (source, now):
+        return
+    with fetched(list(given.values()), STORAGE) as paths:
+        there = dict(zip(given, paths))
+        read_texts(Texts(*map(there.get, ("classes", "hierarchy", "keywords", "train", "test")), **now))
 
 
 def check_record(stage, made):

@@ -2,7 +2,7 @@
 
 # flag of scripts/report.py -> files; small or ancient, since what they follow from is watched
 REPORTED = {}
-if config["descriptors"] is not None:
+if config["descriptors"]:
     REPORTED |= {
         "pass1": [rules.pass1.output.details],
         "pass2": [rules.pass2.output.details],
@@ -23,7 +23,7 @@ if config["descriptors"] is not None:
     }
     if TARGET is not None:
         REPORTED |= {"utility": [rules.utility.output.details]}
-if config["taxoclass"] is not None:
+if config["taxoclass"]:
     REPORTED |= {
         "corpus": ancient([rules.check_corpus.output.corpus]),
         "taxonomy": [rules.check_corpus.output.taxonomy],
@@ -66,11 +66,7 @@ rule report:
         script=SCRIPTS / "report.py",
         files=flags(**{name: name for name in REPORTED}),
         rule_graph=RULE_GRAPH,
-        provenances=" ".join(
-            f"{shlex.quote(RESULTS)}/{wing}/provenance"
-            for wing in ("descriptors", "taxoclass")
-            if config[wing] is not None
-        ),
+        provenances=[f"{RESULTS}/{wing}/provenance" for wing in ("descriptors", "taxoclass") if config[wing]],
     shell:
         "python {params.script:q} --code {params.code} --template {input.template:q} {params.files}"
-        " --provenances {params.provenances} --rule-graph {params.rule_graph:q} --out-report {output.page:q} > {log:q} 2>&1"
+        " --provenances {params.provenances:q} --rule-graph {params.rule_graph:q} --out-report {output.page:q} > {log:q} 2>&1"
