@@ -131,7 +131,9 @@ def _pair_by_pair(
 ) -> Products:
     """All pairs one by one: for columns that each have a pattern of their own."""
     cells = next(_row_blocks(codes, tiles, codes.shape[1], pool))
-    sides = [_side(block, codes.sizes[tile.columns], pool) for tile, block in zip(tiles, cells, strict=True)]
+    sides = [
+        _side(block, codes.sizes[tile.columns], codes.shift, pool) for tile, block in zip(tiles, cells, strict=True)
+    ]
     size = max(int(np.diff(side.at)[~side.wide].max(initial=1)) for side in sides)
     left, right = tiles[0], tiles[-1]
     differ = left.patterns[left.labels][:, None] != right.patterns[right.labels]
@@ -151,10 +153,11 @@ def _pair_by_pair(
     return Products(*out)
 
 
-def _side(cells: np.ndarray, sizes: np.ndarray, pool: ThreadPoolExecutor) -> pair_kernels.Side:
+def _side(cells: np.ndarray, sizes: np.ndarray, shift: int, pool: ThreadPoolExecutor) -> pair_kernels.Side:
     """What :mod:`descriptors.pair_kernels` needs of some columns; their ``cells`` (p, N) are changed in place."""
     n_rows = cells.shape[1]
-    wide = (sizes > pair_kernels.WIDE) & (n_rows <= kernels.EXACT_CUBES)
+    # bits round no score, so that in larger steps they would not give the bytes of tables, nor be in the angles' unit
+    wide = (sizes > pair_kernels.WIDE) & (n_rows <= kernels.EXACT_CUBES) & (shift == 0)
     at = np.concatenate(([0], np.cumsum(np.where(wide, n_rows + 1, sizes))))
     own, cubes = np.zeros(at[-1], np.int32), np.zeros(len(cells), np.int64)
 
