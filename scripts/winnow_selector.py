@@ -116,7 +116,9 @@ def _is_frame(X: Any) -> bool:
 
 def _read(descriptors: Any) -> list[Any]:
     if isinstance(descriptors, str | os.PathLike):
-        return Path(descriptors).read_text(encoding="utf-8").splitlines()
+        text = Path(descriptors).read_text(encoding="utf-8")
+        # str.splitlines would also cut a name that has U+2028 or the like
+        return text.removesuffix("\n").split("\n") if text else []
     return list(descriptors)
 
 
