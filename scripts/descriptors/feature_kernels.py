@@ -108,28 +108,6 @@ def add_product(product: np.ndarray, upper: bool, first: int, last: int, sums: n
 
 
 @compiled
-def _cross_covariance(
-    product: np.ndarray,
-    a: int,
-    b: int,
-    swapped: bool,
-    n: float,
-    left_mean: np.ndarray,
-    right_mean: np.ndarray,
-    cross: np.ndarray,
-) -> None:
-    """C_ij of columns ``a`` and ``b`` of two tiles, transposed where the columns come the other way round."""
-    width = len(cross)
-    for k in range(width):
-        for m in range(width):
-            value = product[a * width + k, b * width + m] / n - left_mean[k] * right_mean[m]
-            if swapped:
-                cross[m, k] = value
-            else:
-                cross[k, m] = value
-
-
-@compiled
 def normalised_hsic(
     product: np.ndarray,
     count: np.ndarray,
@@ -159,18 +137,18 @@ def normalised_hsic(
     columns, patterns, mean, varies = left
     other_columns, other_patterns, other_mean, other_varies = right
     width = mean.shape[2]
-    cross = np.empty((width, width))
     for a in range(first, last):
         for b in range(a + 1 if within else 0, len(other_columns)):
             p, q = patterns[a], other_patterns[b]
             n = count[p, q]
             if n >= least and varies[a, q] and other_varies[b, p] and columns[a] != other_columns[b]:
                 swapped = columns[a] > other_columns[b]
-                _cross_covariance(product, a, b, swapped, n, mean[a, q], other_mean[b, p], cross)
                 total = 0.0
                 for k in range(width):
                     for m in range(width):
-                        total += cross[k, m] * cross[k, m]
+                        i, j = (m, k) if swapped else (k, m)
+                        cross = product[a * width + i, b * width + j] / n - mean[a, q, i] * other_mean[b, p, j]
+                        total += cross * cross
                 values[a, b] = min(total / (left_norm[a, q] * right_norm[b, p]), 1.0)
                 if within:
                     values[b, a] = values[a, b]
