@@ -66,31 +66,12 @@ def add_moments(
                 own = features[k, start:stop]
                 for x in own:
                     total[k] += x
-                other = k
-                while other + 3 < width:
-                    a, b = features[other, start:stop], features[other + 1, start:stop]
-                    c, d = features[other + 2, start:stop], features[other + 3, start:stop]
-                    to_a, to_b, to_c, to_d = 0.0, 0.0, 0.0, 0.0
+                for k_too in range(k, width):
+                    other, product = features[k_too, start:stop], 0.0
                     for row in range(len(own)):
-                        x = own[row]
-                        to_a += x * a[row]
-                        to_b += x * b[row]
-                        to_c += x * c[row]
-                        to_d += x * d[row]
-                    products[place] += to_a
-                    products[place + 1] += to_b
-                    products[place + 2] += to_c
-                    products[place + 3] += to_d
-                    place += 4
-                    other += 4
-                while other < width:
-                    a = features[other, start:stop]
-                    to_a = 0.0
-                    for row in range(len(own)):
-                        to_a += own[row] * a[row]
-                    products[place] += to_a
+                        product += own[row] * other[row]
+                    products[place] += product
                     place += 1
-                    other += 1
         for mask in range(masks.shape[1]):
             if masks[run, mask]:
                 for k in range(width):
