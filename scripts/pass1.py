@@ -92,11 +92,6 @@ def source(stage: Stage) -> tuple[dict[str, Any], Table]:
     manifest, table = products.source(stage.paths.manifest, stage.paths.root)
     if stage.paths.source not in (None, manifest.get("files_digest")):
         raise UserError(f"{stage.paths.manifest}: was not made from the files of parquet_glob; {files.AGAIN}")
-    if table.rows != manifest["n_rows_kept"]:
-        raise UserError(
-            f"{stage.paths.manifest}: says {manifest['n_rows_kept']} rows, but the files have {table.rows} now; "
-            "run pass0 again"
-        )
     if table.rows < stage.settings.min_effective_n:
         raise UserError(
             f"{table.rows} rows are fewer than descriptors.min_effective_n = {stage.settings.min_effective_n}, so that "
