@@ -59,8 +59,8 @@ def add_moments(
     for run in range(len(starts) - 1):
         total[:] = 0.0
         products[:] = 0.0
-        for start in range(starts[run], starts[run + 1], 256):  # what stays in the first cache
-            stop = min(start + 256, starts[run + 1])
+        for start in range(starts[run], starts[run + 1], 128):  # what stays in the first cache
+            stop = min(start + 128, starts[run + 1])
             place = 0
             for k in range(width):
                 own = features[k, start:stop]
