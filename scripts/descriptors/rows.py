@@ -23,13 +23,13 @@ def read(table: Table, schema: pa.Schema, batch_rows: int) -> Iterator[pa.Table]
     rows = max(min(batch_rows, group_rows(schema)), 1)
     for part in table.parts:
         for batch in part.batches(rows, schema.names, PAGE_BYTES):
-            yield fitted(part.path, pa.Table.from_batches([batch]), schema)
+            yield fitted(part.path, batch, schema)
 
 
-def fitted(path: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
+def fitted(path: str, rows: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
     """The columns of ``schema``, of its types."""
     try:
-        return rows.select(schema.names).cast(schema)
+        return pa.Table.from_batches([rows]).select(schema.names).cast(schema)
     except pa.ArrowException as error:
         reason = str(error).splitlines()[0]
         raise UserError(
