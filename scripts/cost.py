@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from common import files
-from common.descriptors_settings import Descriptors, is_sampled
+from common.descriptors_settings import Descriptors
 from common.found import ROOT, find_files, placed
 from common.stage import Stage, run_stage
 from descriptors import cost, nonlinear, rows
@@ -69,12 +69,11 @@ def work(stage: Stage) -> None:
 
 def rows_kept(table: Table, settings: Descriptors) -> int:
     """Rows that pass 0 keeps."""
-    if not is_sampled(settings.model_dump()):
-        return table.rows
     if settings.sample_rows is not None:
         return min(settings.sample_rows, table.rows)
     wanted = settings.sample_per_file
-    assert wanted is not None
+    if wanted is None:
+        return table.rows
     return sum(
         round(part.rows * wanted) if isinstance(wanted, float) else min(part.rows, wanted) for part in table.parts
     )

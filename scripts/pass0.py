@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 
 from common import files, row_groups
 from common.descriptors_settings import Pass0, is_sampled
@@ -99,7 +98,7 @@ def write_sample(table: Table, masks: list[np.ndarray], path: str, batch_rows: i
     """Stream the kept rows, all columns, into one Parquet file."""
     schema = table.schema
     kept = (
-        rows.fitted(part.path, pa.Table.from_batches([batch]), schema)
+        rows.fitted(part.path, batch, schema)
         for part, mask in zip(table.parts, masks, strict=True)
         for batch in part.kept(mask, batch_rows)
     )

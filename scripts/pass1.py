@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -56,17 +56,7 @@ def work(stage: Stage) -> None:
         if stage.paths.pieces:
             scanned = merged(stage, table, writer)
         else:
-            with progress(stage.name, len(table.descriptors), "column") as bar:
-                scanned = scan(
-                    table,
-                    table.descriptors,
-                    stage.settings,
-                    stage.runtime,
-                    writer,
-                    stage.threads,
-                    bar.update,
-                    sorting(stage),
-                )
+            scanned = scan_columns(stage, table, table.descriptors, writer)
         columns = [name for name, reasons in zip(table.descriptors, scanned.reasons, strict=True) if not reasons]
         if not columns:
             raise UserError(
@@ -81,10 +71,12 @@ def work(stage: Stage) -> None:
     )
 
 
-def sorting(stage: Stage) -> Callable[[np.ndarray, ranks.Workspace], ranks.InOrder]:
-    """On the card that the rule was granted, or on the CPU."""
+def scan_columns(stage: Stage, table: Table, names: Sequence[str], writer: CodesWriter) -> Scanned:
+    """Some columns, sorted on the card that the rule was granted, or on the CPU."""
     card = open_arrays(stage)
-    return ranks.sort if card is None else partial(ranks_on_card.sort, card)
+    sort = ranks.sort if card is None else partial(ranks_on_card.sort, card)
+    with progress(stage.name, len(names), "column") as bar:
+        return scan(table, names, stage.settings, stage.runtime, writer, stage.threads, bar.update, sort)
 
 
 def source(stage: Stage) -> tuple[dict[str, Any], Table]:
@@ -92,11 +84,6 @@ def source(stage: Stage) -> tuple[dict[str, Any], Table]:
     manifest, table = products.source(stage.paths.manifest, stage.paths.root)
     if stage.paths.source not in (None, manifest.get("files_digest")):
         raise UserError(f"{stage.paths.manifest}: was not made from the files of parquet_glob; {files.AGAIN}")
-    if table.rows != manifest["n_rows_kept"]:
-        raise UserError(
-            f"{stage.paths.manifest}: says {manifest['n_rows_kept']} rows, but the files have {table.rows} now; "
-            "run pass0 again"
-        )
     if table.rows < stage.settings.min_effective_n:
         raise UserError(
             f"{table.rows} rows are fewer than descriptors.min_effective_n = {stage.settings.min_effective_n}, so that "

@@ -7,11 +7,9 @@ from pathlib import Path
 from common import files, pieces
 from common.descriptors_settings import Pass1
 from common.found import ROOT, SOURCE
-from common.progress import progress
 from common.stage import Stage, run_stage
 from descriptors.codes import CodesWriter
-from descriptors.scan import scan
-from pass1 import sorting, source
+from pass1 import scan_columns, source
 
 
 def main() -> None:
@@ -34,14 +32,8 @@ def work(stage: Stage) -> None:
     _, table = source(stage)
     shard, shards = int(stage.paths.shard), stage.runtime.shards
     names = table.descriptors[pieces.part(len(table.descriptors), shard, shards)]
-    sort = sorting(stage)
-    with (
-        files.atomic(stage.paths.out_codes) as codes,
-        files.atomic(stage.paths.out_fine) as fine,
-        progress(stage.name, len(names), "column") as bar,
-    ):
-        writer = CodesWriter(Path(codes), Path(fine), table.rows)
-        scanned = scan(table, names, stage.settings, stage.runtime, writer, stage.threads, bar.update, sort)
+    with files.atomic(stage.paths.out_codes) as codes, files.atomic(stage.paths.out_fine) as fine:
+        scanned = scan_columns(stage, table, names, CodesWriter(Path(codes), Path(fine), table.rows))
     scanned.write(stage.paths.out_piece, pieces.key(stage.paths.manifest, stage.parameters), shard, shards)
     stage.log(f"shard {shard} of {shards}", f"{table.rows:,} rows x {len(names)} columns")
 

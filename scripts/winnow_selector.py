@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator
+from sklearn.feature_selection import SelectorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 
-class WinnowSelector(TransformerMixin, BaseEstimator):
+class WinnowSelector(SelectorMixin, BaseEstimator):
     """Keeps the selected descriptors of a table, by name, in the order of the table that it was fitted on.
 
     In ``transform`` columns may come in any order and others may be among them, so that a table of new molecules needs
@@ -75,25 +76,11 @@ class WinnowSelector(TransformerMixin, BaseEstimator):
             return X[[X.columns[place] for place in self.descriptors_]]
         return self._array(X, reset=False)[:, self.get_support(indices=True)]
 
-    def get_support(self, indices: bool = False) -> np.ndarray:
-        """(P,) bool, which columns of the table that it was fitted on stay; with ``indices`` their places, (Q,)."""
+    def _get_support_mask(self) -> np.ndarray:
+        """(P,) bool, which columns of the table that it was fitted on stay; scikit-learn makes the rest of it."""
         check_is_fitted(self, "descriptors_")
         chosen = set(self.descriptors_)
-        known = self._columns() or range(self.n_features_in_)
-        mask = np.array([each in chosen for each in known])
-        return np.flatnonzero(mask) if indices else mask
-
-    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """(Q,) object: names of the columns that stay; ``x3`` and the like for an array."""
-        check_is_fitted(self, "descriptors_")
-        known = self._columns()
-        if input_features is None:
-            input_features = [f"x{k}" for k in range(self.n_features_in_)] if known is None else known
-        elif known is not None and list(input_features) != known:
-            raise ValueError("input_features is not equal to feature_names_in_")
-        elif len(input_features) != self.n_features_in_:
-            raise ValueError(f"input_features should have length equal to number of features ({self.n_features_in_})")
-        return np.asarray(input_features, dtype=object)[self.get_support()]
+        return np.array([each in chosen for each in self._columns() or range(self.n_features_in_)])
 
     def _columns(self) -> list[Any] | None:
         names = getattr(self, "feature_names_in_", None)
@@ -116,7 +103,9 @@ def _is_frame(X: Any) -> bool:
 
 def _read(descriptors: Any) -> list[Any]:
     if isinstance(descriptors, str | os.PathLike):
-        return Path(descriptors).read_text(encoding="utf-8").splitlines()
+        text = Path(descriptors).read_text(encoding="utf-8")
+        # str.splitlines would also cut a name that has U+2028 or the like
+        return text.removesuffix("\n").split("\n") if text else []
     return list(descriptors)
 
 

@@ -7,7 +7,7 @@ ranks, with another 16 bits for the place in it. Passes that need not tell ranks
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -184,11 +184,8 @@ class CodeFile:
         self.path = path
         try:
             self._handle = open(path, "rb", buffering=0)  # noqa: SIM115 (lives as long as the object)
-            version = np.lib.format.read_magic(self._handle)
-            read_header: Callable[..., Any] = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            )
-            shape, fortran, self.dtype = read_header(self._handle)
+            np.lib.format.read_magic(self._handle)
+            shape, fortran, self.dtype = np.lib.format.read_array_header_1_0(self._handle)
             self._offset = self._handle.tell()
             header = os.pread(self._handle.fileno(), self._offset, 0)
             size = os.fstat(self._handle.fileno()).st_size

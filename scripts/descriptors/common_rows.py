@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -104,8 +105,8 @@ def products(
     pairs = np.column_stack([pairs, left.labels[pairs[:, 0]], right.labels[pairs[:, 1]]])
     high, low, done = *np.zeros((2, *wanted.shape), np.int64), 0
     for cells in _row_blocks(codes, tiles, step, pool):
-        multiply = partial(_multiply_pairs, cells, one, other, high, low)
-        list(pool.map(multiply, np.array_split(pairs, max(len(pairs) // PAIRS, 1))))
+        multiply = partial(kernels.multiply_pairs, cells[0], one.tables, one.at, cells[-1], other.tables, other.at)
+        list(pool.map(multiply, np.array_split(pairs, max(len(pairs) // PAIRS, 1)), repeat(high), repeat(low)))
         # each part in one thread: many small products side by side, not many threads on a small one
         with threadpool_limits(1, user_api="blas"):
             list(pool.map(partial(_multiply_part, cells, one, other), parts))
@@ -131,7 +132,9 @@ def _pair_by_pair(
 ) -> Products:
     """All pairs one by one: for columns that each have a pattern of their own."""
     cells = next(_row_blocks(codes, tiles, codes.shape[1], pool))
-    sides = [_side(block, codes.sizes[tile.columns], pool) for tile, block in zip(tiles, cells, strict=True)]
+    sides = [
+        _side(block, codes.sizes[tile.columns], codes.shift, pool) for tile, block in zip(tiles, cells, strict=True)
+    ]
     size = max(int(np.diff(side.at)[~side.wide].max(initial=1)) for side in sides)
     left, right = tiles[0], tiles[-1]
     differ = left.patterns[left.labels][:, None] != right.patterns[right.labels]
@@ -151,10 +154,11 @@ def _pair_by_pair(
     return Products(*out)
 
 
-def _side(cells: np.ndarray, sizes: np.ndarray, pool: ThreadPoolExecutor) -> pair_kernels.Side:
+def _side(cells: np.ndarray, sizes: np.ndarray, shift: int, pool: ThreadPoolExecutor) -> pair_kernels.Side:
     """What :mod:`descriptors.pair_kernels` needs of some columns; their ``cells`` (p, N) are changed in place."""
     n_rows = cells.shape[1]
-    wide = (sizes > pair_kernels.WIDE) & (n_rows <= kernels.EXACT_CUBES)
+    # bits round no score, so that in larger steps they would not give the bytes of tables, nor be in the angles' unit
+    wide = (sizes > pair_kernels.WIDE) & (n_rows <= kernels.EXACT_CUBES) & (shift == 0)
     at = np.concatenate(([0], np.cumsum(np.where(wide, n_rows + 1, sizes))))
     own, cubes = np.zeros(at[-1], np.int32), np.zeros(len(cells), np.int64)
 
@@ -233,44 +237,14 @@ def _rank(
         for k, block in enumerate(cells):
             rows = gone[-1 - k]
             bounds = np.concatenate(([0], np.cumsum([len(each) for each in rows])))
-            count = partial(_count, block, np.concatenate(rows), bounds, own[k], ranked[k], removed[k])
-            list(pool.map(count, range(len(block))))
+            each, shared = ranked[k], (repeat(np.concatenate(rows)), repeat(bounds))
+            list(pool.map(kernels.count_column, block, *shared, own[k], repeat(each.tables), each.at, removed[k]))
         done += cells[0].shape[1]
         tell(done)
-    for k, each in enumerate(ranked):
-        list(pool.map(partial(_score, codes.shift, own[k], each, removed[k]), range(len(own[k]))))
+    for each, counts, taken in zip(ranked, own, removed, strict=True):
+        shift, tables, sums = repeat(codes.shift), repeat(each.tables), (each.rows, each.total, each.squares)
+        list(pool.map(kernels.rank_column, counts, shift, tables, each.at, taken, *sums))
     return ranked
-
-
-def _count(
-    cells: np.ndarray,
-    rows: np.ndarray,
-    bounds: np.ndarray,
-    own: list[np.ndarray],
-    ranked: Reranked,
-    removed: np.ndarray,
-    place: int,
-) -> None:
-    kernels.count_column(cells[place], rows, bounds, own[place], ranked.tables, ranked.at[place], removed[place])
-
-
-def _score(shift: int, own: list[np.ndarray], ranked: Reranked, removed: np.ndarray, place: int) -> None:
-    kernels.rank_column(
-        own[place],
-        shift,
-        ranked.tables,
-        ranked.at[place],
-        removed[place],
-        ranked.rows[place],
-        ranked.total[place],
-        ranked.squares[place],
-    )
-
-
-def _multiply_pairs(
-    cells: list[np.ndarray], left: Reranked, right: Reranked, high: np.ndarray, low: np.ndarray, pairs: np.ndarray
-) -> None:
-    kernels.multiply_pairs(cells[0], left.tables, left.at, cells[-1], right.tables, right.at, pairs, high, low)
 
 
 def _multiply_part(cells: list[np.ndarray], left: Reranked, right: Reranked, part: Part) -> None:

@@ -59,38 +59,19 @@ def add_moments(
     for run in range(len(starts) - 1):
         total[:] = 0.0
         products[:] = 0.0
-        for start in range(starts[run], starts[run + 1], 256):  # what stays in the first cache
-            stop = min(start + 256, starts[run + 1])
+        for start in range(starts[run], starts[run + 1], 128):  # what stays in the first cache
+            stop = min(start + 128, starts[run + 1])
             place = 0
             for k in range(width):
                 own = features[k, start:stop]
                 for x in own:
                     total[k] += x
-                other = k
-                while other + 3 < width:
-                    a, b = features[other, start:stop], features[other + 1, start:stop]
-                    c, d = features[other + 2, start:stop], features[other + 3, start:stop]
-                    to_a, to_b, to_c, to_d = 0.0, 0.0, 0.0, 0.0
+                for k_too in range(k, width):
+                    other, product = features[k_too, start:stop], 0.0
                     for row in range(len(own)):
-                        x = own[row]
-                        to_a += x * a[row]
-                        to_b += x * b[row]
-                        to_c += x * c[row]
-                        to_d += x * d[row]
-                    products[place] += to_a
-                    products[place + 1] += to_b
-                    products[place + 2] += to_c
-                    products[place + 3] += to_d
-                    place += 4
-                    other += 4
-                while other < width:
-                    a = features[other, start:stop]
-                    to_a = 0.0
-                    for row in range(len(own)):
-                        to_a += own[row] * a[row]
-                    products[place] += to_a
+                        product += own[row] * other[row]
+                    products[place] += product
                     place += 1
-                    other += 1
         for mask in range(masks.shape[1]):
             if masks[run, mask]:
                 for k in range(width):
@@ -105,28 +86,6 @@ def add_product(product: np.ndarray, upper: bool, first: int, last: int, sums: n
     for i in range(first, last):
         for j in range(i if upper else 0, product.shape[1]):
             sums[i, j] += np.int64(product[i, j])
-
-
-@compiled
-def _cross_covariance(
-    product: np.ndarray,
-    a: int,
-    b: int,
-    swapped: bool,
-    n: float,
-    left_mean: np.ndarray,
-    right_mean: np.ndarray,
-    cross: np.ndarray,
-) -> None:
-    """C_ij of columns ``a`` and ``b`` of two tiles, transposed where the columns come the other way round."""
-    width = len(cross)
-    for k in range(width):
-        for m in range(width):
-            value = product[a * width + k, b * width + m] / n - left_mean[k] * right_mean[m]
-            if swapped:
-                cross[m, k] = value
-            else:
-                cross[k, m] = value
 
 
 @compiled
@@ -159,18 +118,18 @@ def normalised_hsic(
     columns, patterns, mean, varies = left
     other_columns, other_patterns, other_mean, other_varies = right
     width = mean.shape[2]
-    cross = np.empty((width, width))
     for a in range(first, last):
         for b in range(a + 1 if within else 0, len(other_columns)):
             p, q = patterns[a], other_patterns[b]
             n = count[p, q]
             if n >= least and varies[a, q] and other_varies[b, p] and columns[a] != other_columns[b]:
                 swapped = columns[a] > other_columns[b]
-                _cross_covariance(product, a, b, swapped, n, mean[a, q], other_mean[b, p], cross)
                 total = 0.0
                 for k in range(width):
                     for m in range(width):
-                        total += cross[k, m] * cross[k, m]
+                        i, j = (m, k) if swapped else (k, m)
+                        cross = product[a * width + i, b * width + j] / n - mean[a, q, i] * other_mean[b, p, j]
+                        total += cross * cross
                 values[a, b] = min(total / (left_norm[a, q] * right_norm[b, p]), 1.0)
                 if within:
                     values[b, a] = values[a, b]

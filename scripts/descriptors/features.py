@@ -191,10 +191,9 @@ class FeatureTables:
 
     def fill(self, features: np.ndarray, codes: np.ndarray, order: np.ndarray, n: int) -> None:
         """``features`` (width, B) float64 of integers of a column with ``n`` values: of ``codes`` (B,) in ``order``."""
-        if by_cell(n):
-            feature_kernels.look_up(self._tables[0], codes, order, n, features)
-        elif n in self._tables:
-            feature_kernels.look_up(self._tables[n], codes, order, 0, features)
+        name, divisor = (0, n) if by_cell(n) else (n, 0)
+        if name in self._tables:
+            feature_kernels.look_up(self._tables[name], codes, order, divisor, features)
         else:
             codes = codes[order]
             valid = codes != 0

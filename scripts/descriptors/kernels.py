@@ -69,6 +69,18 @@ def pack(bits, low, shift, index_bits, packed):
 
 
 @njit(nogil=True, cache=True)
+def runs(ordered):
+    """Of ascending values: how many differ, and how often the commonest occurs."""
+    distinct, longest, start = 0, 0, 0
+    for at in range(1, len(ordered) + 1):
+        if at == len(ordered) or ordered[at] != ordered[start]:
+            distinct += 1
+            longest = max(longest, at - start)
+            start = at
+    return distinct, longest
+
+
+@njit(nogil=True, cache=True)
 def unpack(packed, values, index_bits, ordered):
     """Values in the order of ``packed``, sorted by key: those alike in the kept bits are put in order, if they are few.
 
@@ -92,11 +104,7 @@ def unpack(packed, values, index_bits, ordered):
             ordered[place], packed[place] = value, row
         elif packed[at] >> index_bits != packed[at - 1] >> index_bits:
             start = at
-    if repaired:
-        distinct = 1
-        for at in range(1, len(ordered)):
-            distinct += ordered[at] != ordered[at - 1]
-    return distinct
+    return runs(ordered)[0] if repaired else distinct
 
 
 @njit(nogil=True, cache=True)
@@ -330,18 +338,6 @@ def multiply_pairs(left, left_tables, left_at, right, right_tables, right_at, pa
             lower += product & 0xFFFFFFFF
         high[x, y] += upper
         low[x, y] += lower
-
-
-@njit(nogil=True, cache=True)
-def runs(ordered):
-    """Of ascending values: how many differ, and how often the commonest occurs."""
-    distinct, longest, start = 0, 0, 0
-    for at in range(1, len(ordered) + 1):
-        if at == len(ordered) or ordered[at] != ordered[start]:
-            distinct += 1
-            longest = max(longest, at - start)
-            start = at
-    return distinct, longest
 
 
 @njit(nogil=True, cache=True)

@@ -34,13 +34,13 @@ def source(manifest_path: str, root: str | None = None) -> tuple[dict[str, Any],
 
     Raises
     ------
-    UserError : a file that is unreadable, or a sample that is not what was written.
+    UserError : a file that is unreadable, or a sample that is not what was written; another number of rows.
     """
     manifest = files.read_json(manifest_path)
     paths = [placed(path, root) for path in manifest["source"]]
     if manifest["sampled"]:
         files.check_inputs(paths, [manifest_path])
-    return manifest, open_table(paths, 0, manifest["metadata_columns"], manifest["excluded_columns"])
+    return manifest, _opened(paths, manifest_path, manifest, manifest["n_rows_kept"])
 
 
 def whole(manifest_path: str, root: str | None = None) -> tuple[dict[str, Any], Table]:
@@ -52,12 +52,14 @@ def whole(manifest_path: str, root: str | None = None) -> tuple[dict[str, Any], 
     """
     manifest = files.read_json(manifest_path)
     paths = [placed(each["path"], root) for each in manifest["files"]]
+    return manifest, _opened(paths, manifest_path, manifest, manifest["n_rows"])
+
+
+def _opened(paths: list[str], manifest_path: str, manifest: Mapping[str, Any], n_rows: int) -> Table:
     table = open_table(paths, 0, manifest["metadata_columns"], manifest["excluded_columns"])
-    if table.rows != manifest["n_rows"]:
-        raise UserError(
-            f"{manifest_path}: says {manifest['n_rows']} rows, but the files have {table.rows} now; run pass0 again"
-        )
-    return manifest, table
+    if table.rows != n_rows:
+        raise UserError(f"{manifest_path}: says {n_rows} rows, but the files have {table.rows} now; run pass0 again")
+    return table
 
 
 RANKED = {  # flags of what ``load`` reads beside names and record

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from common.errors import UserError
 from common.row_groups import group_rows
-from descriptors.table import Part, Table, unreadable
+from descriptors.table import Table
 
 PAGE_BYTES = 1 << 16  # read ahead of each column: not its whole share of a row group, which may be the whole file
 
@@ -23,14 +22,14 @@ def read(table: Table, schema: pa.Schema, batch_rows: int) -> Iterator[pa.Table]
     """
     rows = max(min(batch_rows, group_rows(schema)), 1)
     for part in table.parts:
-        for batch in _batches(part, schema.names, rows):
-            yield fitted(part.path, pa.Table.from_batches([batch]), schema)
+        for batch in part.batches(rows, schema.names, PAGE_BYTES):
+            yield fitted(part.path, batch, schema)
 
 
-def fitted(path: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
+def fitted(path: str, rows: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
     """The columns of ``schema``, of its types."""
     try:
-        return rows.select(schema.names).cast(schema)
+        return pa.Table.from_batches([rows]).select(schema.names).cast(schema)
     except pa.ArrowException as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -48,11 +47,3 @@ def bytes_of(table: Table, names: Iterable[str]) -> int:
         for column in map(group.column, range(group.num_columns))
         if column.path_in_schema.partition(".")[0] in wanted or column.path_in_schema in wanted
     )
-
-
-def _batches(part: Part, names: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-    try:
-        with pq.ParquetFile(part.path, metadata=part.footer, pre_buffer=False, buffer_size=PAGE_BYTES) as file:
-            yield from file.iter_batches(batch_size=rows, columns=names, use_threads=False)
-    except (OSError, pa.ArrowException) as error:
-        raise unreadable(part.path, error) from None

@@ -524,9 +524,7 @@ class MaskedSums:
         # below this share of the squares a variance is rounding noise
         varies = variance > 1e-12 * squares
         defined = (count >= min_common) & varies & varies.T
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratio = covariance / np.sqrt(variance * variance.T)
-        return _unit_diagonal(np.where(defined, np.clip(ratio, -1.0, 1.0), np.nan))
+        return _unit_diagonal(np.where(defined, normalise(covariance, variance, variance.T), np.nan))
 
 
 def _unit_diagonal(correlation: np.ndarray) -> np.ndarray:

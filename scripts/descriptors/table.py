@@ -70,16 +70,16 @@ class Part:
     def rows(self) -> int:
         return self.footer.num_rows
 
-    def open(self) -> pq.ParquetFile:
-        try:
-            return pq.ParquetFile(self.path, metadata=self.footer, pre_buffer=True)
-        except OSError as error:
-            raise unreadable(self.path, error) from None
+    def batches(
+        self, batch_rows: int, columns: list[str] | None = None, page_bytes: int = 0
+    ) -> Iterator[pa.RecordBatch]:
+        """Record batches of ``columns`` (all by default); a damaged file is named.
 
-    def batches(self, batch_rows: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Record batches of ``columns`` (all by default); a damaged file is named."""
+        Of each column its share of a row group is read at once, or ``page_bytes`` of it, if not 0.
+        """
+        how = {"metadata": self.footer, "pre_buffer": page_bytes == 0, "buffer_size": page_bytes}
         try:
-            with self.open() as file:
+            with pq.ParquetFile(self.path, **how) as file:
                 yield from file.iter_batches(batch_size=batch_rows, columns=columns, use_threads=False)
         except (OSError, pa.ArrowException) as error:
             raise unreadable(self.path, error) from None

@@ -138,10 +138,12 @@ def removal_reasons(
     elif column.constant:
         reasons.append("constant")
     if column.n_valid:
-        value = column.variance if range_mode == "raw" else column.normalized_variance
-        name = "variance" if range_mode == "raw" else "normalised variance"
+        name, value, note = "normalised variance", column.normalized_variance, ""
+        if range_mode == "raw":
+            name, value = "variance", column.variance
+        elif column.degenerate and not column.constant:
+            note = " (degenerate trimmed range)"
         if not value >= variance_threshold:
-            note = " (degenerate trimmed range)" if column.degenerate and not column.constant else ""
             reasons.append(f"{name} {value:.3g} below {variance_threshold:g}{note}")
     if column.missing_ratio > max_missing_ratio:
         reasons.append(f"missing ratio {column.missing_ratio:.3g} above {max_missing_ratio:g}")

@@ -379,6 +379,22 @@ def test_many_patterns_and_columns_a_pattern_change_no_byte_in_any_tiles(tmp_pat
     assert (np.abs(np.arccos(found.rho) - np.arccos(theirs)) <= found.angle + 1e-8)[~np.isnan(theirs)].all()
 
 
+def test_pairs_ranked_one_by_one_change_no_byte_and_stay_within_the_angle(tmp_path, monkeypatch):
+    # the same cells, in each of them the other way round; gaps of their own; columns wide enough for bits
+    x = np.arange(400.0)
+    y = x.reshape(-1, 8)[:, ::-1].ravel()
+    table = np.column_stack([x, y])
+    table[0, 0], table[1, 1] = np.nan, np.nan
+    monkeypatch.setattr("descriptors.pair_kernels.WIDE", 10)
+    with few_cells(64, 4):
+        codes, *more = in_cells(tmp_path, table)
+        assert codes.shift == 4 and codes.split.all()
+        found, small = (spearman.pairwise(codes, *more, 100, budget) for budget in (BUDGET, 3000))
+    assert bits(found) == bits(small)
+    off = abs(np.arccos(found.rho[0, 1]) - np.arccos(by_pandas(table, 100)[0, 1]))
+    assert off <= found.angle[0, 1]
+
+
 @pytest.mark.parametrize("missing", [False, True], ids=["complete", "gaps"])
 def test_70_000_rows_with_a_fine_plane_have_the_coefficients_of_pandas(tmp_path, monkeypatch, missing):
     rng = np.random.default_rng(7)

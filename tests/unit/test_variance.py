@@ -162,6 +162,11 @@ def test_a_binary_column_with_0_1_percent_ones_is_removed_in_any_unit(unit):
     assert reasons == ["normalised variance 0.000999 below 0.002 (degenerate trimmed range)"]
 
 
+def test_the_plain_variance_is_not_said_to_be_of_a_trimmed_range():
+    column = describe(np.concatenate((np.zeros(999), [1.0])), 1000, "raw", TRIM)
+    assert removal_reasons(column, "raw", **LIMITS) == ["variance 0.000999 below 0.002"]
+
+
 @pytest.mark.parametrize("mode", ["trimmed", "iqr"])
 def test_where_the_quantiles_coincide_the_whole_range_normalises(mode):
     values = np.concatenate((np.zeros(980), np.linspace(1, 4, 20)))

@@ -47,6 +47,11 @@ def test_a_new_table_needs_the_selected_columns_alone_in_any_order(frame, listed
     pd.testing.assert_frame_equal(selector.transform(frame[["z", "x"]]), frame[["x", "z"]])
 
 
+def test_a_name_may_have_what_ends_a_line_elsewhere(write):
+    frame = pd.DataFrame({"x\u2028y": [1.0], "z\x85": [2.0]})
+    assert WinnowSelector(write("final_descriptors.txt", "x\u2028y\nz\x85\n")).fit_transform(frame).equals(frame)
+
+
 def test_what_is_missing_is_named_in_one_line(frame):
     with pytest.raises(ValueError, match=r"^2 of 3 descriptors missing in X: v, w$"):
         WinnowSelector(["v", "x", "w"]).fit(frame)

@@ -436,13 +436,8 @@ rule descriptors:
 
 
 if workflow.is_main_process:
-    for stage, made in [
-        ("pass1", rules.pass1.output.details),
-        ("pass2", rules.pass2.output.details),
-        ("pass3", rules.pass3.output.details),
-        ("pass4", rules.pass4.output.details),
-    ]:
-        checked(check_record, stage, made)
-    PASSES = [rules.pass1, rules.pass2, rules.pass3, rules.pass4]
+    RECORDS = [each.output.details for each in (rules.pass1, rules.pass2, rules.pass3, rules.pass4)]
+    for number, record in enumerate(RECORDS, start=1):
+        checked(check_record, f"pass{number}", record)
     if STORAGE is None:  # what is there was put there whole, and is looked at by who fetches it
-        checked(check_results, rules.descriptors.input, [each.output.details for each in PASSES])
+        checked(check_results, rules.descriptors.input, RECORDS)
