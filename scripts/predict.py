@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -144,7 +145,7 @@ def report(
         own = model.labelling | {
             "decoding": settings.model_dump(),
             "level_weights": weights.tolist(),
-            **({} if words is None else {"words": words.asdict()}),
+            **({} if words is None else {"words": asdict(words)}),
         }
         bundle.save(paths.out_model, Bundle(model.model, taxonomy, model.encoder, model.settings, own))
     sizes = decoded.labels.sizes

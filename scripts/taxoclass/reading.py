@@ -310,14 +310,11 @@ def _descriptions(path: str | None, row: dict[str, int], classes_file: str) -> t
     if path is None:
         return ()
     found: dict[str, tuple[int, str]] = {}
-    header = True
-    for number, fields in rows(path, "class id and keywords"):
+    for at, (number, fields) in enumerate(rows(path, "class id and keywords")):
         place = f"{path}: line {number}"
         name = cleaned(fields[0], place, "class id")
-        if header and name not in row and word(name) in CLASS:
-            header = False
+        if at == 0 and name not in row and word(name) in CLASS:
             continue
-        header = False
         if name not in row:
             raise UserError(f"{place}: class id {shown(name)} is not in {classes_file}; add it there or correct it")
         if name in found:

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from common import files
 from common.errors import UserError
 from common.memory import is_out_of_memory
-from common.progress import progress
+from common.progress import progress, unseen
 from common.stage import Stage
 from common.taxoclass_settings import TrainClassifier
-from taxoclass.bundle import content_digest, model_size, read_tensors, weights_digest, write_tensors
+from taxoclass.bundle import content_digest, read_tensors, size_of, weights_digest, write_tensors
 from taxoclass.classifier import Classifier, unwrap, wrap
 from taxoclass.metrics_log import MetricsLog
 from taxoclass.targets import CoreTargets, Targets
@@ -90,11 +90,9 @@ class CoreTraining(Optimisation):
         )
 
 
-@contextlib.contextmanager
-def no_bar(total: int, unit: str, what: str) -> Iterator[Any]:
+def no_bar(total: int, unit: str, what: str) -> contextlib.AbstractContextManager[Any]:
     """No progress bar; one is told how many of ``total`` are done (``update``), and were before (``skip``)."""
-    del total, unit, what
-    yield SimpleNamespace(update=lambda number: None, skip=lambda number: None)
+    return contextlib.nullcontext(SimpleNamespace(update=unseen, skip=unseen))
 
 
 @dataclass(frozen=True)
@@ -427,7 +425,7 @@ class Loop:
         """Leave the model with the weights of the best epoch, or of the last; ``history`` tells of each."""
         self.optimiser = adamw(self.runner.inner, self.settings)
         # model, best model, two moments
-        files.check_space(self.checkpoint.folder / STATE, 4 * model_size(self.runner.inner))
+        files.check_space(self.checkpoint.folder / STATE, 4 * size_of(self.runner.inner.state_dict()))
         self._resume()
         with self.runner.machine.progress(self.settings.epochs * len(self.rows), "text", "training") as bar:
             bar.skip(len(self.history) * len(self.rows))

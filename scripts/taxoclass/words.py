@@ -14,9 +14,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import Stemmer
@@ -91,9 +90,6 @@ class Words:
         rarity = np.log1p((len(documents) - with_it + 0.5) / (with_it + 0.5))
         length = max(float(lengths.mean()), 1.0) if len(lengths) else 1.0
         return cls(wanted, language, dict(zip(place, rarity.tolist(), strict=True)), length)
-
-    def asdict(self) -> dict[str, Any]:
-        return asdict(self)
 
     @cached_property
     def _stems(self) -> Stems:

@@ -58,9 +58,8 @@ def test_the_product_of_a_training_holds_the_models_own_tensors_and_none_of_the_
     state = torch.load(tmp_path / "state" / training.STATE, weights_only=True)
     assert state["optimiser"]["state"] and state["best"]  # the state has moments and a second set of weights
     content = torch.load(path, weights_only=True)
-    tensors = bundle._tensors(content)
     assert content["weights"].keys() == model.state_dict().keys()
-    assert len(tensors) == len(content["weights"]) and bundle.size_of(tensors) == bundle.model_size(model)
+    assert bundle.size_of(content) == bundle.size_of(content["weights"]) == bundle.size_of(model.state_dict())
 
 
 def test_a_resumed_run_ends_with_the_best_weights_though_their_epoch_was_before_the_kill(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_an_unknown_language_is_named_with_those_there_are():
 
 def test_words_of_one_corpus_are_looked_for_in_another_and_come_back_from_json():
     words = Words.fit(["gold rises", "the bank", "the oil"], NAMES)
-    again = Words(**json.loads(json.dumps(words.asdict())))
+    again = Words(**json.loads(json.dumps(asdict(words))))
     new = ["palladium and gold", "a crude joke about oil"]
     assert again == words
     assert np.array_equal(again.matches(new).toarray(), words.matches(new).toarray())
