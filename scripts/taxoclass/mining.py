@@ -71,7 +71,11 @@ class Growth:
         return level + self.quota_offset
 
     def cap(self, level: int) -> float:
-        return (level + self.cap_offset) ** self.power // 1 if level else np.inf
+        """Without a limit at level 0, and where the power is too large for a number."""
+        try:
+            return (level + self.cap_offset) ** self.power // 1 if level else np.inf
+        except OverflowError:
+            return np.inf
 
 
 class _Frontier(NamedTuple):
