@@ -78,7 +78,7 @@ def work(stage: Stage) -> None:
             f"{encoder.tally.truncated:,} documents are longer than the {encoder.loaded.max_length * encoder.chunks} "
             "tokens that the model reads of each"
         )
-    machine = Machine.of(stage, device)
+    machine = Machine.of(stage, device, model.settings.get("mixed_precision", True))
     scale = scale_of(settings.decode, model.taxonomy)
     k = settings.predict_neighbours if settings.decode == "expected_f1" else 0
     words = words_of(settings, model, corpus, paths)

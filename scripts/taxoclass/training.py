@@ -112,7 +112,7 @@ class Machine:
     progress: Callable[[int, str, str], contextlib.AbstractContextManager[Any]] = no_bar
 
     @classmethod
-    def of(cls, stage: Stage, device: str, mixed_precision: bool = True) -> Machine:
+    def of(cls, stage: Stage, device: str, mixed_precision: bool) -> Machine:
         """The device that was opened for a stage, with its bars and warnings."""
         bar = partial(progress, stage.name)
         return cls([torch.device(device)], mixed_precision=mixed_precision, warn=stage.warn, progress=bar)

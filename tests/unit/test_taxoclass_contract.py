@@ -2,6 +2,7 @@
 
 import shutil
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,6 +129,15 @@ def test_the_predict_command_streams_its_predictions_into_a_memory_map(tmp_path,
     stored = np.load(tmp_path / "out" / "predictions.npy", allow_pickle=False)
     assert stored.dtype == np.float32 and np.isfinite(stored).all()
     assert [each.name for each in (tmp_path / "out").glob("*.npy")] == ["predictions.npy"]
+
+
+@pytest.mark.parametrize(("settings", "half"), [({}, True), ({"mixed_precision": False}, False)])
+def test_the_predict_command_computes_as_the_model_was_trained(tmp_path, monkeypatch, label, settings, half):
+    made, of, machines = bundle.load(tmp_path / "model.pt"), training.Machine.of, []
+    bundle.save(tmp_path / "model.pt", replace(made, settings=settings))
+    monkeypatch.setattr(training.Machine, "of", lambda *given: machines.append(of(*given)) or machines[-1])
+    label()
+    assert [each.mixed_precision for each in machines] == [half]
 
 
 def test_the_predict_command_notices_a_full_disk_before_it_predicts(tmp_path, capsys, label, full_disk):
