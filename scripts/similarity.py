@@ -132,7 +132,10 @@ def by_entailment(stage: Stage, device: str, taxonomy: Taxonomy, texts: Sequence
             bar.update,
         )
         if pairs.truncated:
-            stage.warn(cut(pairs.truncated, settings.similarity_max_length))
+            stage.warn(
+                f"{pairs.truncated:,} documents are longer than what the class texts leave of "
+                f"{settings.similarity_max_length} tokens; raise similarity_max_length"
+            )
         if settings.candidates == "all":
             stage.log(str(pairs.cost()))
             bar.total = pairs.known.size
@@ -192,14 +195,12 @@ def encoded(stage: Stage, encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
     with progress(stage.name, len(texts), "text") as bar:
         vectors = encode_cached(encoder, texts, stage.paths.cache, stage.settings.batch_tokens, bar.update)
     if encoder.tally.truncated:
-        stage.warn(cut(encoder.tally.truncated, encoder.loaded.max_length * encoder.chunks))
+        stage.warn(
+            f"{encoder.tally.truncated:,} documents are longer than the {encoder.loaded.max_length * encoder.chunks} "
+            "tokens that are read of each; raise similarity_max_length"
+            + (" or similarity_chunks" if stage.settings.backend == "embedding" else "")
+        )
     return vectors
-
-
-def cut(count: int, tokens: int) -> str:
-    return (
-        f"{count:,} documents are longer than the {tokens} tokens that are read of each; raise the length or the chunks"
-    )
 
 
 if __name__ == "__main__":

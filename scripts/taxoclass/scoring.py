@@ -321,8 +321,8 @@ class PairScorer:
         if lengths.max() >= room:
             long = self._texts[int(lengths.argmax())]
             raise UserError(
-                f"class text {long[:60]!r}: {lengths.max()} tokens leave no room for a document in max_length"
-                f" {self.scorer.loaded.max_length}; shorten it or raise max_length"
+                f"class text {long[:60]!r}: {lengths.max()} tokens leave no room for a document in the"
+                f" {self.scorer.loaded.max_length} of both; shorten it or raise similarity_max_length"
             )
         return ids, lengths
 

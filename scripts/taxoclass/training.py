@@ -315,7 +315,7 @@ class Runner:
             torch.cuda.empty_cache()
         if self.sizes[what] == 1:
             raise UserError(
-                "out of memory with one document at a time; turn gradient_checkpointing on, shorten max_length,"
+                "out of memory with one document at a time; turn gradient_checkpointing on, lower doc_max_length,"
                 " or take a smaller encoder"
             )
         self.sizes[what] //= 2
@@ -598,7 +598,8 @@ def train(
     """
     if not len(targets.rows):
         raise UserError(
-            "no document has a core class, so there is nothing to learn from; lower min_conf or the percentile"
+            "no document has a core class, so there is nothing to learn from; lower confidence_threshold_percentile or"
+            " min_conf, or choose another mining"
         )
     training, validation = split(targets.rows, keys, settings.validation_share)
     steps_an_epoch = -(-len(training) // settings.batch_size)
