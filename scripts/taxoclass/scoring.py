@@ -30,8 +30,19 @@ BLOCK = 4096
 
 
 def label_texts(taxonomy: Taxonomy, template: str) -> tuple[tuple[str, ...], ...]:
-    """Of each class the template, one that the settings accept, filled in once a name, without repeats."""
-    return tuple(tuple(dict.fromkeys(_filled(taxonomy, row, template))) for row in range(len(taxonomy)))
+    """Of each class the template, one that the settings accept, filled in once a name, without repeats.
+
+    Raises
+    ------
+    UserError : a class is left without a text.
+    """
+    texts = tuple(tuple(dict.fromkeys(_filled(taxonomy, row, template))) for row in range(len(taxonomy)))
+    if ("",) in texts:
+        raise UserError(
+            f"class {taxonomy.ids[texts.index(('',))]}: has no description, and nothing else is in {template!r}; write"
+            " one in keywords_file, or use {class_name}"
+        )
+    return texts
 
 
 def _filled(taxonomy: Taxonomy, row: int, template: str) -> list[str]:

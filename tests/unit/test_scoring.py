@@ -321,6 +321,15 @@ def test_label_texts_have_the_description_and_of_several_parents_the_first():
     assert label_texts(tree, "{class_name} {description}")[1] == (name[1],)
 
 
+@pytest.mark.parametrize("descriptions", [(), ("", "they bark", "they meow"), ("alive", "they bark", "")])
+def test_a_class_of_which_a_template_says_nothing_is_named_in_one_line(descriptions):
+    tree = described(NAMED, *descriptions)
+    assert label_texts(tree, "{description}.")  # little, but a text
+    lacking = descriptions.index("") if descriptions else 0
+    with pytest.raises(UserError, match=f"^class id-{lacking}: has no description, and nothing else is in '{{descr"):
+        label_texts(tree, "{description}")
+
+
 def test_label_texts_take_no_brace_from_a_name():
     tree = replace(taxonomy(1, []), names=(("{path} %s {",),))
     assert label_texts(tree, "<{class_name}>") == (("<{path} %s {>",),)
