@@ -38,15 +38,19 @@ def main() -> None:
 def work(stage: Stage) -> None:
     paths, settings = stage.paths, stage.settings
     taxonomy, corpus = products.read_taxonomy(paths.taxonomy), products.read_corpus(paths.corpus)
+    row = {doc_id: number for number, doc_id in enumerate(corpus.doc_ids)}
     doc_ids = files.read_lines(paths.ids)
+    strangers = set(doc_ids) - row.keys()
+    if strangers:
+        raise UserError(f"{paths.ids}: {min(strangers)!r} is not in {paths.corpus}; run predict again")
     scores, labels = files.read_npy(paths.predictions), products.read_label_records(paths.labels, doc_ids, taxonomy)
     if scores.shape != (len(doc_ids), len(taxonomy)):
         raise UserError(
             f"{paths.predictions}: is {scores.shape}, not {(len(doc_ids), len(taxonomy))}; run predict again"
         )
     gold = read_labels(paths.gold, taxonomy)
-    labelled, known = set(doc_ids), set(corpus.doc_ids)
-    expected = {doc_id: classes for doc_id, classes in gold.items() if doc_id in labelled or doc_id not in known}
+    not_labelled = row.keys() - set(doc_ids)
+    expected = {doc_id: classes for doc_id, classes in gold.items() if doc_id not in not_labelled}
     for warning in gold_warnings(paths.gold, expected, doc_ids):
         stage.warn(warning)
     truth = Labels.of([gold.get(each, ()) for each in doc_ids])
@@ -61,10 +65,6 @@ def work(stage: Stage) -> None:
         ks=settings.metric_ks,
         resamples=settings.bootstrap_resamples,
     )
-    row = {doc_id: number for number, doc_id in enumerate(corpus.doc_ids)}
-    strangers = labelled - known
-    if strangers:
-        raise UserError(f"{paths.ids}: {min(strangers)!r} is not in {paths.corpus}; run predict again")
     evaluated = np.array([row[each] for each in doc_ids])
     curve = [
         example_f1(products.read_label_sets(path, corpus.doc_ids, taxonomy), evaluated, truth, len(taxonomy))

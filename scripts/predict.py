@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def work(stage: Stage) -> None:
             f"{encoder.tally.truncated:,} documents are longer than the {encoder.loaded.max_length * encoder.chunks} "
             "tokens that the model reads of each"
         )
-    machine = Machine.of(stage, device)
+    machine = Machine.of(stage, device, model.settings.get("mixed_precision", True))
     scale = scale_of(settings.decode, model.taxonomy)
     k = settings.predict_neighbours if settings.decode == "expected_f1" else 0
     words = words_of(settings, model, corpus, paths)
@@ -144,7 +145,7 @@ def report(
         own = model.labelling | {
             "decoding": settings.model_dump(),
             "level_weights": weights.tolist(),
-            **({} if words is None else {"words": words.asdict()}),
+            **({} if words is None else {"words": asdict(words)}),
         }
         bundle.save(paths.out_model, Bundle(model.model, taxonomy, model.encoder, model.settings, own))
     sizes = decoded.labels.sizes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from scipy.special import expit
@@ -19,15 +18,7 @@ from taxoclass.encoders import Encoder, encode_cached
 from taxoclass.mining import Growth, expected_pairs, waves
 from taxoclass.posterior import nearest
 from taxoclass.products import Scored
-from taxoclass.scoring import (
-    NliScorer,
-    PairScorer,
-    dense,
-    embedding_scores,
-    ensembles,
-    label_vectors,
-    path_candidates,
-)
+from taxoclass.scoring import NliScorer, PairScorer, embedding_scores, ensembles, label_vectors, path_candidates
 from taxoclass.taxonomy import Taxonomy
 
 INPUTS = {
@@ -61,14 +52,14 @@ def work(stage: Stage) -> None:
         similarity, vectors, model = products.read_pieces(paths.pieces, pieces.key(paths.details, stage.parameters))
     else:
         similarity, vectors, model = score(stage, taxonomy, corpus.texts)
-    corpus_wide = of_the_whole(stage, vectors, taxonomy)
+    neighbours, clusters = of_the_whole(stage, vectors, taxonomy)
     meta = {
         "backend": settings.backend,
         "scale": "cosine" if settings.backend == "embedding" else "logit",
         "templates": settings.templates(any(taxonomy.descriptions)),
         "model": model,
     }
-    products.write_similarity(paths.out_similarity, similarity, *corpus_wide, corpus, taxonomy, meta)
+    products.write_similarity(paths.out_similarity, similarity, neighbours, clusters, corpus, taxonomy, meta)
     scored = ~np.isnan(similarity)
     stage.record(
         paths.out_details,
@@ -77,8 +68,8 @@ def work(stage: Stage) -> None:
             "made_from": files.digest(paths.details),
             "meta": meta,
             "scores_digest": products.array_digest(similarity),
-            "neighbours_digest": products.array_digest(corpus_wide.neighbours),
-            "clusters_digest": products.array_digest(corpus_wide.clusters),
+            "neighbours_digest": products.array_digest(neighbours),
+            "clusters_digest": products.array_digest(clusters),
             "pairs_scored": int(scored.sum()),
             "pairs_a_document": float(scored.sum() / len(corpus)),
             "mean_score": float(similarity[scored].mean(dtype=np.float64)),
@@ -87,25 +78,18 @@ def work(stage: Stage) -> None:
     stage.log(f"{len(corpus):,} documents x {len(taxonomy):,} classes", f"{scored.mean():.0%} of the pairs scored")
 
 
-class CorpusWide(NamedTuple):
-    """What the vectors of all documents say. neighbours : (N, k) int32. clusters : (N, R) int32."""
-
-    neighbours: np.ndarray
-    clusters: np.ndarray
-
-
-def of_the_whole(stage: Stage, vectors: np.ndarray, taxonomy: Taxonomy) -> CorpusWide:
-    """Nearest documents and clusters, of no document without vectors."""
+def of_the_whole(stage: Stage, vectors: np.ndarray, taxonomy: Taxonomy) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest documents (N, k) and clusters (N, R) of each document, int32; k = R = 0 without vectors."""
     settings: Similarity = stage.settings
     if not vectors.shape[1]:
-        return CorpusWide(*np.empty((2, len(vectors), 0), np.int32))
+        return np.empty((len(vectors), 0), np.int32), np.empty((len(vectors), 0), np.int32)
     with stage.blas():
         with progress(stage.name, settings.clusterings, "clustering") as bar:
             # by default 0, as before the setting had a say here: the measured figures stay what they are
             seed = settings.random_seed ^ Similarity.model_fields["random_seed"].default
             clusters = clusterings(vectors, int(taxonomy.leaves.sum()), settings.clusterings, seed, bar.update)
         with progress(stage.name, len(vectors), "text", "nearest ones") as bar:
-            return CorpusWide(nearest(vectors, settings.neighbours, bar.update), clusters)
+            return nearest(vectors, settings.neighbours, bar.update), clusters
 
 
 def score(stage: Stage, taxonomy: Taxonomy, texts: Sequence[str]) -> Scored:
@@ -134,8 +118,8 @@ def by_entailment(stage: Stage, device: str, taxonomy: Taxonomy, texts: Sequence
         score=settings.nli_score,
         warn=stage.warn,
     )
-    groups, first = ensembles(taxonomy, settings.templates(any(taxonomy.descriptions)))
-    hypotheses = [[text for group in each for text in group] for each in by_class(groups, first)]
+    named = ensembles(taxonomy, settings.templates(any(taxonomy.descriptions)))
+    hypotheses = [[text for texts in names for text in texts] for names in named]
     vectors = np.empty((len(texts), 0), np.float32)
     with progress(stage.name, unit="pair") as bar:
         pairs = PairScorer(
@@ -148,7 +132,10 @@ def by_entailment(stage: Stage, device: str, taxonomy: Taxonomy, texts: Sequence
             bar.update,
         )
         if pairs.truncated:
-            stage.warn(cut(pairs.truncated, settings.similarity_max_length))
+            stage.warn(
+                f"{pairs.truncated:,} documents are longer than what the class texts leave of "
+                f"{settings.similarity_max_length} tokens; raise similarity_max_length"
+            )
         if settings.candidates == "all":
             stage.log(str(pairs.cost()))
             bar.total = pairs.known.size
@@ -159,7 +146,8 @@ def by_entailment(stage: Stage, device: str, taxonomy: Taxonomy, texts: Sequence
             rows, classes = path_candidates(taxonomy, cosines, settings.candidate_paths)
             stage.log(str(pairs.cost(len(rows))))
             bar.total = pairs.count(rows, classes)
-            logits = dense(pairs.shape, rows, classes, pairs.score_pairs(rows, classes))
+            logits = np.full(pairs.shape, np.nan, dtype=np.float32)
+            logits[rows, classes] = pairs.score_pairs(rows, classes)
         else:
             logits = from_the_top(stage, taxonomy, pairs, bar)
     return Scored(logits, vectors, scorer.fingerprint)
@@ -170,16 +158,11 @@ def cosines_of(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cosines (N, C), and the documents' vectors."""
     settings: Similarity = stage.settings
-    groups, first = ensembles(taxonomy, templates or settings.templates(any(taxonomy.descriptions)))
+    named = ensembles(taxonomy, templates or settings.templates(any(taxonomy.descriptions)))
     vectors = encoded(stage, encoder, texts)
-    labels = label_vectors(encoder, groups, settings.batch_tokens)
+    labels = label_vectors(encoder, [each for names in named for each in names], settings.batch_tokens)
+    first = np.cumsum([0, *map(len, named)])[:-1]
     return embedding_scores(vectors, labels, first, settings.class_names), vectors
-
-
-def by_class(groups: list[list[str]], first: np.ndarray) -> list[list[list[str]]]:
-    """The groups of texts of each class."""
-    ends = [*first[1:].tolist(), len(groups)]
-    return [groups[start:end] for start, end in zip(first.tolist(), ends, strict=True)]
 
 
 def from_the_top(stage: Stage, taxonomy: Taxonomy, pairs: PairScorer, bar: Bar) -> np.ndarray:
@@ -212,14 +195,12 @@ def encoded(stage: Stage, encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
     with progress(stage.name, len(texts), "text") as bar:
         vectors = encode_cached(encoder, texts, stage.paths.cache, stage.settings.batch_tokens, bar.update)
     if encoder.tally.truncated:
-        stage.warn(cut(encoder.tally.truncated, encoder.loaded.max_length * encoder.chunks))
+        stage.warn(
+            f"{encoder.tally.truncated:,} documents are longer than the {encoder.loaded.max_length * encoder.chunks} "
+            "tokens that are read of each; raise similarity_max_length"
+            + (" or similarity_chunks" if stage.settings.backend == "embedding" else "")
+        )
     return vectors
-
-
-def cut(count: int, tokens: int) -> str:
-    return (
-        f"{count:,} documents are longer than the {tokens} tokens that are read of each; raise the length or the chunks"
-    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 from typing import Annotated, Any, Literal
 
+import Stemmer
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from common.settings import OnDevice, Percent, Positive, Seeded, Settings, Share, without
@@ -61,6 +62,14 @@ class NameWords(Settings):
     word_language: str | None = Field(
         "english", min_length=1, description="Snowball stemmer of these words; null = words as they are"
     )
+
+    @field_validator("word_language")
+    @classmethod
+    def _has_a_stemmer(cls, value: str | None) -> str | None:
+        known = sorted(Stemmer.algorithms())
+        if value is not None and value not in known:
+            raise ValueError(f"{value!r} is none of {', '.join(known)}; null = words are compared as they are")
+        return value
 
 
 class LevelWeights(Settings):

@@ -9,19 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common import files
 from common.errors import UserError
 from common.memory import excuse
 from taxoclass import classifier
 from taxoclass.classifier import Architecture, Classifier
+from taxoclass.models import one_line
 from taxoclass.taxonomy import Taxonomy
 
 FORMAT = "winnow-taxoclass"
@@ -55,7 +55,7 @@ def save(path: str | Path, bundle: Bundle) -> None:
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "architecture": model.architecture.asdict(),
+        "architecture": asdict(model.architecture),
         "taxonomy": bundle.taxonomy.asdict(),
         "taxonomy_fingerprint": bundle.taxonomy.fingerprint,
         "encoder": bundle.encoder,
@@ -151,28 +151,19 @@ def content_digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def size_of(tensors: Sequence[Tensor]) -> int:
-    """Bytes."""
-    return sum(value.numel() * value.element_size() for value in tensors)
-
-
-def model_size(model: nn.Module) -> int:
-    """Bytes of the weights, the graph included."""
-    return size_of(list(model.state_dict().values()))
+def size_of(content: Any) -> int:
+    """Bytes of the tensors in nested dicts and lists."""
+    if isinstance(content, Tensor):
+        return content.numel() * content.element_size()
+    items = content.values() if isinstance(content, dict) else content if isinstance(content, list | tuple) else ()
+    return sum(map(size_of, items))
 
 
 def write_tensors(path: str | Path, content: dict[str, Any]) -> None:
     """Tensors, numbers and text in nested dicts and lists, atomically; the bytes do not depend on the file's name."""
-    files.check_space(path, size_of(_tensors(content)))
+    files.check_space(path, size_of(content))
     with files.atomic(path) as temporary, open(temporary, "wb") as handle:
         torch.save(content, handle)
-
-
-def _tensors(content: Any) -> list[Tensor]:
-    if isinstance(content, Tensor):
-        return [content]
-    items = content.values() if isinstance(content, dict) else content if isinstance(content, list | tuple) else ()
-    return [found for item in items for found in _tensors(item)]
 
 
 def read_tensors(path: str | Path) -> Any:
@@ -191,8 +182,4 @@ def read_tensors(path: str | Path) -> Any:
         raise UserError(f"{path}: holds more than tensors and text, and was not run; use a file made here") from None
     except Exception as error:  # the zip reader has its own, and a damaged list of contents may ask for anything
         excuse(path, error)
-        raise UserError(f"{path}: cannot be read ({_line(error)}); it is damaged, make it again") from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: cannot be read ({one_line(error)}); it is damaged, make it again") from None

@@ -15,7 +15,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
@@ -69,9 +69,6 @@ class Architecture:
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} = {getattr(self, name)!r} is not one of {', '.join(choices)}")
 
-    def asdict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Graph:
@@ -94,7 +91,7 @@ def class_graph(taxonomy: Taxonomy, gnn: Gnn) -> Graph:
     """
     n = len(taxonomy)
     if gnn != "ego":
-        edges = taxonomy.edges.reshape(-1, 2) if gnn == "full" else np.empty((0, 2), dtype=np.int64)
+        edges = taxonomy.edges if gnn == "full" else np.empty((0, 2), dtype=np.int64)
         return Graph(_both_ways(edges), np.arange(n), np.arange(n))
     egos = [np.r_[row, taxonomy.parents[row], taxonomy.children[row]] for row in range(n)]
     starts = np.cumsum([0, *map(len, egos)])

@@ -316,11 +316,9 @@ def read_labels(path: str, taxonomy: Taxonomy) -> dict[str, frozenset[int]]:
     found: dict[str, frozenset[int]] = {}
     first_line: dict[str, int] = {}
     unknown: dict[str, int] = {}
-    first = True
-    for number, fields in rows(path, "document id and class ids"):
+    for at, (number, fields) in enumerate(rows(path, "document id and class ids")):
         place = f"{path}: line {number}"
-        header = first and word(fields[0]) in DOC_ID and word(fields[1]) in LABELS
-        first = False
+        header = at == 0 and word(fields[0]) in DOC_ID and word(fields[1]) in LABELS
         if header and fields[1].strip() not in taxonomy.row:
             continue
         doc_id = cleaned(fields[0], place, "document id")

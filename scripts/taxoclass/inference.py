@@ -112,7 +112,6 @@ class Tally:
     sequences: int = 0
     tokens: int = 0
     padded: int = 0
-    batches: int = 0
     truncated: int = 0
     halvings: int = 0
 
@@ -196,7 +195,7 @@ class Loaded:
 
     @property
     def bf16(self) -> bool:
-        return self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -289,7 +288,6 @@ class Loaded:
         self.tally.sequences += len(lengths)
         self.tally.tokens += int(lengths.sum())
         self.tally.padded += int(lengths.max()) * len(lengths)
-        self.tally.batches += 1
 
     def _halve(self, lengths: np.ndarray) -> None:
         longest = int(lengths.max())

@@ -71,7 +71,11 @@ class Growth:
         return level + self.quota_offset
 
     def cap(self, level: int) -> float:
-        return (level + self.cap_offset) ** self.power // 1 if level else np.inf
+        """Without a limit at level 0, and where the power is too large for a number."""
+        try:
+            return (level + self.cap_offset) ** self.power // 1 if level else np.inf
+        except OverflowError:
+            return np.inf
 
 
 class _Frontier(NamedTuple):
@@ -238,11 +242,10 @@ def _rank(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _csr(keys: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """indptr and indices of ascending keys document x C + class."""
+def _csr(keys: np.ndarray, shape: tuple[int, ...]) -> Labels:
+    """Labels of ascending keys document x C + class."""
     rows, classes = np.divmod(keys, shape[1])
-    counts = np.bincount(rows, minlength=shape[0])
-    return np.concatenate(([0], np.cumsum(counts))).astype(np.int64), classes.astype(np.int32)
+    return Labels.pack(np.bincount(rows, minlength=shape[0]), classes)
 
 
 def _by_class(classes: np.ndarray, n_classes: int) -> Iterator[tuple[int, np.ndarray]]:

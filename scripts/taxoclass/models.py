@@ -49,17 +49,15 @@ def _packaged() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"{MINILM[0]}: its package is not installed; {MINILM_INSTALL}, or give a model folder")
     folder = Path(next(iter(spec.submodule_search_locations))) / "model"
-    if not (folder / WEIGHTS).is_file():
+    weights = folder / WEIGHTS
+    if not weights.is_file():
         raise UserError(f"{folder}: has no {WEIGHTS}; reinstall it: {MINILM_INSTALL}")
-    verify(folder / WEIGHTS, MINILM_SHA256)
+    found = digest([weights])
+    if found != MINILM_SHA256:
+        raise UserError(
+            f"{weights}: sha256 is {found}, not {MINILM_SHA256}; the weights are damaged or changed, reinstall them"
+        )
     return folder
-
-
-def verify(path: Path, sha256: str) -> None:
-    """Refuse a file whose content is not the expected one."""
-    found = digest([path])
-    if found != sha256:
-        raise UserError(f"{path}: sha256 is {found}, not {sha256}; the weights are damaged or changed, reinstall them")
 
 
 def digest(paths: Sequence[Path]) -> str:

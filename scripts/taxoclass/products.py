@@ -16,6 +16,7 @@ from common.errors import UserError
 from common.memory import excuse
 from taxoclass.corpus import Corpus
 from taxoclass.labels import Cores, Labels, Sparse
+from taxoclass.reading import lines
 from taxoclass.taxonomy import Taxonomy
 
 TRAIN, TEST = "train", "test"
@@ -253,17 +254,16 @@ def iter_label_records(path: str) -> Iterator[dict[str, Any]]:
 
     Raises
     ------
-    UserError : a line that is no such record.
+    UserError : a line that is no such record, a file that cannot be read.
     """
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-            except ValueError:
-                record = None
-            if not isinstance(record, dict) or "doc_id" not in record:
-                raise UserError(f"{path}: line {number} is no record of predict; {AGAIN}")
-            yield record
+    for number, line in lines(path):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or "doc_id" not in record:
+            raise UserError(f"{path}: line {number} is no record of predict; {AGAIN}")
+        yield record
 
 
 # what a record has, in the types of Arrow

@@ -104,14 +104,13 @@ def rows(path: str, columns: str) -> Iterator[tuple[int, list[str]]]:
     Tabs have no quotes and no escapes. A CSV record may span lines; its number is that of the first. Empty lines are
     left out. ``columns`` says in the refusal of a line with one column what was expected.
     """
-    comma = suffix(path) == ".csv"
-    for number, fields in _csv_records(path) if comma else _tabbed(path):
+    read, mark = (_csv_records, "comma") if suffix(path) == ".csv" else (_tabbed, "tab")
+    for number, fields in read(path):
         if len(fields) > 1:
             yield number, fields
         elif fields and fields[0].strip(" "):
             raise UserError(
-                f"{path}: line {number}: no {'comma' if comma else 'tab'} in {shown(fields[0])}; "
-                f"write {columns}, with a {'comma' if comma else 'tab'} between them"
+                f"{path}: line {number}: no {mark} in {shown(fields[0])}; write {columns}, with a {mark} between them"
             )
 
 
@@ -310,14 +309,11 @@ def _descriptions(path: str | None, row: dict[str, int], classes_file: str) -> t
     if path is None:
         return ()
     found: dict[str, tuple[int, str]] = {}
-    header = True
-    for number, fields in rows(path, "class id and keywords"):
+    for at, (number, fields) in enumerate(rows(path, "class id and keywords")):
         place = f"{path}: line {number}"
         name = cleaned(fields[0], place, "class id")
-        if header and name not in row and word(name) in CLASS:
-            header = False
+        if at == 0 and name not in row and word(name) in CLASS:
             continue
-        header = False
         if name not in row:
             raise UserError(f"{place}: class id {shown(name)} is not in {classes_file}; add it there or correct it")
         if name in found:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 import xxhash
-from scipy.sparse import csr_array
 from transformers import AutoModelForSequenceClassification
 
 from common import files
 from common.errors import UserError
 from common.progress import Progress, unseen
 from common.taxoclass_settings import Names, NliScore
+from taxoclass.decoding import Chains
 from taxoclass.encoders import Encoder, content_keys, distinct, piece, unit
 from taxoclass.inference import BATCH_TOKENS, Cost, Loaded, Tally, Warn, forward_flops, load
 from taxoclass.taxonomy import Taxonomy
@@ -30,8 +30,19 @@ BLOCK = 4096
 
 
 def label_texts(taxonomy: Taxonomy, template: str) -> tuple[tuple[str, ...], ...]:
-    """Of each class the template, one that the settings accept, filled in once a name, without repeats."""
-    return tuple(tuple(dict.fromkeys(_filled(taxonomy, row, template))) for row in range(len(taxonomy)))
+    """Of each class the template, one that the settings accept, filled in once a name, without repeats.
+
+    Raises
+    ------
+    UserError : a class is left without a text.
+    """
+    texts = tuple(tuple(dict.fromkeys(_filled(taxonomy, row, template))) for row in range(len(taxonomy)))
+    if ("",) in texts:
+        raise UserError(
+            f"class {taxonomy.ids[texts.index(('',))]}: has no description, and nothing else is in {template!r}; write"
+            " one in keywords_file, or use {class_name}"
+        )
+    return texts
 
 
 def _filled(taxonomy: Taxonomy, row: int, template: str) -> list[str]:
@@ -44,8 +55,8 @@ def _filled(taxonomy: Taxonomy, row: int, template: str) -> list[str]:
     ]
 
 
-def ensembles(taxonomy: Taxonomy, templates: Sequence[str]) -> tuple[list[list[str]], np.ndarray]:
-    """Of each name of each class the texts of several templates, and (C,) int64, the first name of each class.
+def ensembles(taxonomy: Taxonomy, templates: Sequence[str]) -> list[list[list[str]]]:
+    """Of each class, of each of its names, the texts of several templates.
 
     A template with {description} is left out for a class that has none.
 
@@ -53,8 +64,7 @@ def ensembles(taxonomy: Taxonomy, templates: Sequence[str]) -> tuple[list[list[s
     ------
     UserError : a class is left without a text.
     """
-    found: list[list[str]] = []
-    first = []
+    found = []
     for row in range(len(taxonomy)):
         fitting = [each for each in templates if taxonomy.description(row) or "{description}" not in each]
         if not fitting:
@@ -62,9 +72,8 @@ def ensembles(taxonomy: Taxonomy, templates: Sequence[str]) -> tuple[list[list[s
                 f"class {taxonomy.ids[row]}: has no description, and {templates[0]!r} needs one; write one in"
                 " keywords_file, or add a template with {class_name}"
             )
-        first.append(len(found))
-        found += [list(texts) for texts in zip(*(_filled(taxonomy, row, each) for each in fitting), strict=True)]
-    return found, np.array(first, dtype=np.int64)
+        found.append([list(texts) for texts in zip(*(_filled(taxonomy, row, each) for each in fitting), strict=True)])
+    return found
 
 
 def _flat(class_texts: Sequence[Sequence[str]]) -> tuple[list[str], np.ndarray]:
@@ -139,8 +148,8 @@ def contradiction_index(labels: dict[int, str], entailment: int) -> int:
     if len(found) == 1 or len(others) == 1:
         return int((found or others)[0])
     raise UserError(
-        f"score: entail_vs_contra needs one label that starts with contra, the model has"
-        f" {', '.join(map(str, labels.values()))}; use score: three_way"
+        f"nli_score: entail_vs_contra needs one label that starts with contra, the model has"
+        f" {', '.join(map(str, labels.values()))}; use nli_score: three_way"
     )
 
 
@@ -323,8 +332,8 @@ class PairScorer:
         if lengths.max() >= room:
             long = self._texts[int(lengths.argmax())]
             raise UserError(
-                f"class text {long[:60]!r}: {lengths.max()} tokens leave no room for a document in max_length"
-                f" {self.scorer.loaded.max_length}; shorten it or raise max_length"
+                f"class text {long[:60]!r}: {lengths.max()} tokens leave no room for a document in the"
+                f" {self.scorer.loaded.max_length} of both; shorten it or raise similarity_max_length"
             )
         return ids, lengths
 
@@ -396,13 +405,6 @@ class PairScorer:
 # ---- candidates
 
 
-def dense(shape: tuple[int, int], doc_rows: np.ndarray, class_rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(N, C) float32 with the scores of the pairs, NaN for every pair that was not scored."""
-    matrix = np.full(shape, np.nan, dtype=np.float32)
-    matrix[doc_rows, class_rows] = scores
-    return matrix
-
-
 def path_candidates(taxonomy: Taxonomy, similarity: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The classes on the k chains, from a root to any class, with the best mean similarity; ties at the k-th all count.
 
@@ -414,23 +416,13 @@ def path_candidates(taxonomy: Taxonomy, similarity: np.ndarray, k: int) -> tuple
     """
     if not np.isfinite(similarity).all():
         raise ValueError("the prefilter needs a similarity for every pair")
-    member = _chain_members(taxonomy)
-    lengths = np.asarray(member.sum(axis=0)).ravel()
-    last = max(member.shape[1] - k, 0)
+    chains = Chains.of(taxonomy)
+    last = max(len(chains.length) - k, 0)
     found = []
     for at in range(0, len(similarity), BLOCK):
-        means = (member.T @ similarity[at : at + BLOCK].T.astype(np.float64)).T / lengths
+        means = chains.score(similarity[at : at + BLOCK].T.astype(np.float64)).T
         chosen = means >= np.partition(means, last, axis=1)[:, [last]]
-        rows, columns = np.nonzero(member @ chosen.T.astype(np.float64))
-        order = np.lexsort((rows, columns))
-        found.append(np.stack([columns[order] + at, rows[order]]))
+        rows, classes = np.nonzero(chosen.astype(np.float64) @ chains.weights)
+        found.append(np.stack([rows + at, classes]))
     doc_rows, class_rows = np.concatenate(found, axis=1) if found else np.zeros((2, 0), dtype=np.int64)
     return doc_rows, class_rows
-
-
-def _chain_members(taxonomy: Taxonomy) -> csr_array:
-    """(C, chains) float64, 1 where a class is on a chain."""
-    chains = taxonomy.chains
-    classes = np.concatenate([np.array(chain, dtype=np.int64) for chain in chains])
-    chain = np.repeat(np.arange(len(chains)), [len(each) for each in chains])
-    return csr_array((np.ones(len(classes)), (classes, chain)), shape=(len(taxonomy), len(chains)))

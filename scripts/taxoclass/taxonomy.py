@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -111,20 +111,19 @@ class Taxonomy:
     @cached_property
     def level(self) -> np.ndarray:
         """(C,) int64, edges on the shortest way from a root; roots are 0."""
-        level = np.zeros(len(self), dtype=np.int64)
-        for row in self.order.tolist():
-            if len(self.parents[row]):
-                level[row] = 1 + level[self.parents[row]].min()
-        return level
+        return self._edges_from_a_root(np.min)
 
     @cached_property
     def depth(self) -> np.ndarray:
         """(C,) int64, edges on the longest way from a root: every class is deeper than its parents."""
-        depth = np.zeros(len(self), dtype=np.int64)
+        return self._edges_from_a_root(np.max)
+
+    def _edges_from_a_root(self, which: Callable[[np.ndarray], int]) -> np.ndarray:
+        edges = np.zeros(len(self), dtype=np.int64)
         for row in self.order.tolist():
             if len(self.parents[row]):
-                depth[row] = 1 + depth[self.parents[row]].max()
-        return depth
+                edges[row] = 1 + which(edges[self.parents[row]])
+        return edges
 
     @cached_property
     def ancestors(self) -> csr_array:

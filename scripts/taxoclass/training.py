@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from common import files
 from common.errors import UserError
 from common.memory import is_out_of_memory
-from common.progress import progress
+from common.progress import progress, unseen
 from common.stage import Stage
 from common.taxoclass_settings import TrainClassifier
-from taxoclass.bundle import content_digest, model_size, read_tensors, weights_digest, write_tensors
+from taxoclass.bundle import content_digest, read_tensors, size_of, weights_digest, write_tensors
 from taxoclass.classifier import Classifier, unwrap, wrap
 from taxoclass.metrics_log import MetricsLog
 from taxoclass.targets import CoreTargets, Targets
@@ -90,11 +90,9 @@ class CoreTraining(Optimisation):
         )
 
 
-@contextlib.contextmanager
-def no_bar(total: int, unit: str, what: str) -> Iterator[Any]:
+def no_bar(total: int, unit: str, what: str) -> contextlib.AbstractContextManager[Any]:
     """No progress bar; one is told how many of ``total`` are done (``update``), and were before (``skip``)."""
-    del total, unit, what
-    yield SimpleNamespace(update=lambda number: None, skip=lambda number: None)
+    return contextlib.nullcontext(SimpleNamespace(update=unseen, skip=unseen))
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ class Machine:
     progress: Callable[[int, str, str], contextlib.AbstractContextManager[Any]] = no_bar
 
     @classmethod
-    def of(cls, stage: Stage, device: str, mixed_precision: bool = True) -> Machine:
+    def of(cls, stage: Stage, device: str, mixed_precision: bool) -> Machine:
         """The device that was opened for a stage, with its bars and warnings."""
         bar = partial(progress, stage.name)
         return cls([torch.device(device)], mixed_precision=mixed_precision, warn=stage.warn, progress=bar)
@@ -317,7 +315,7 @@ class Runner:
             torch.cuda.empty_cache()
         if self.sizes[what] == 1:
             raise UserError(
-                "out of memory with one document at a time; turn gradient_checkpointing on, shorten max_length,"
+                "out of memory with one document at a time; turn gradient_checkpointing on, lower doc_max_length,"
                 " or take a smaller encoder"
             )
         self.sizes[what] //= 2
@@ -427,7 +425,7 @@ class Loop:
         """Leave the model with the weights of the best epoch, or of the last; ``history`` tells of each."""
         self.optimiser = adamw(self.runner.inner, self.settings)
         # model, best model, two moments
-        files.check_space(self.checkpoint.folder / STATE, 4 * model_size(self.runner.inner))
+        files.check_space(self.checkpoint.folder / STATE, 4 * size_of(self.runner.inner.state_dict()))
         self._resume()
         with self.runner.machine.progress(self.settings.epochs * len(self.rows), "text", "training") as bar:
             bar.skip(len(self.history) * len(self.rows))
@@ -600,7 +598,8 @@ def train(
     """
     if not len(targets.rows):
         raise UserError(
-            "no document has a core class, so there is nothing to learn from; lower min_conf or the percentile"
+            "no document has a core class, so there is nothing to learn from; lower confidence_threshold_percentile or"
+            " min_conf, or choose another mining"
         )
     training, validation = split(targets.rows, keys, settings.validation_share)
     steps_an_epoch = -(-len(training) // settings.batch_size)

@@ -14,15 +14,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import Stemmer
 from scipy.sparse import csr_array
 
-from common.errors import UserError
 from common.progress import Progress, unseen
 
 TOKEN = re.compile(r"[^\W_]+")
@@ -33,16 +31,9 @@ class Stems:
     """Stems of words, each looked up once.
 
     language : a Snowball algorithm, such as "english"; None = words as they are.
-
-    Raises
-    ------
-    UserError : there is no such algorithm.
     """
 
     def __init__(self, language: str | None) -> None:
-        if language is not None and language not in Stemmer.algorithms():
-            known = ", ".join(sorted(Stemmer.algorithms()))
-            raise UserError(f"word_language = {language!r}: is none of {known}; null = words are compared as they are")
         self._stemmer = Stemmer.Stemmer(language) if language else None
         self._known: dict[str, str] = {}
 
@@ -77,12 +68,7 @@ class Words:
         language: str | None = "english",
         progress: Progress = unseen,
     ) -> Words:
-        """Of a corpus of texts and the names of each class. ``progress`` is told of each text.
-
-        Raises
-        ------
-        UserError : as :class:`Stems`.
-        """
+        """Of a corpus of texts and the names of each class. ``progress`` is told of each text."""
         stems = Stems(language)
         wanted = [[list(dict.fromkeys(stems.of(name))) for name in each] for each in names]
         place = _places(wanted)
@@ -91,9 +77,6 @@ class Words:
         rarity = np.log1p((len(documents) - with_it + 0.5) / (with_it + 0.5))
         length = max(float(lengths.mean()), 1.0) if len(lengths) else 1.0
         return cls(wanted, language, dict(zip(place, rarity.tolist(), strict=True)), length)
-
-    def asdict(self) -> dict[str, Any]:
-        return asdict(self)
 
     @cached_property
     def _stems(self) -> Stems:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -214,7 +215,7 @@ def test_the_weights_alone_restore_the_model(gnn):
 
 def test_the_weights_alone_restore_a_trained_encoder():
     model = trained_encoder().eval()
-    again = restore(Architecture(**model.architecture.asdict()), model.state_dict()).eval()
+    again = restore(Architecture(**asdict(model.architecture)), model.state_dict()).eval()
     assert torch.equal(again(*tokens()), model(*tokens()))
 
 

@@ -11,6 +11,7 @@ import pickle
 import shutil
 import socket
 import string
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -489,6 +490,16 @@ def test_out_of_memory_halves_the_budget_and_changes_no_vector(encoder, error):
     encoder.encode(texts)
     assert len(warnings) == tried  # the lower budget stays
     assert max(crowded.tried[-10:]) <= 3
+
+
+def test_a_card_that_only_emulates_bf16_computes_in_float32(encoder, monkeypatch):
+    for real, emulated in ((True, True), (False, True), (False, False)):
+        found = (real, emulated)
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation=True, found=found: found[including_emulation]
+        )
+        on_card = replace(encoder.loaded, device=torch.device("cuda"))
+        assert on_card.bf16 == real and on_card.fingerprint["precision"] == ("bf16" if real else "fp32")
 
 
 def test_a_single_text_that_does_not_fit_is_one_line(encoder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 import labels_parquet
 from common import row_groups
+from common.errors import UserError
 from taxoclass import products
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
@@ -89,3 +91,14 @@ def test_what_are_no_labels_is_one_line(convert, capsys, line, words):
         convert([json.dumps(first), line])
     said = capsys.readouterr().err
     assert stopped.value.code == 2 and words in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "No such file"), (b"\xff\n", "line 1: byte 1 (0xff) is not UTF-8")]
+)
+def test_labels_that_cannot_be_read_are_refused_in_one_line(tmp_path, content, words):
+    path = tmp_path / "labels.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(words)):
+        list(products.iter_label_records(str(path)))

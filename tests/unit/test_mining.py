@@ -302,6 +302,12 @@ def test_selection_that_cannot_offer_anything_is_refused(growth):
         candidates(np.ones((1, 2), np.float32), tree(2), **growth)
 
 
+def test_a_power_beyond_all_numbers_is_no_limit():
+    chain, everyone = tree(1, 1, 1, 1, 1), np.ones((2, 5), np.float32)
+    found = candidates(everyone, chain, power=1e4)
+    assert [part.tolist() for part in found] == [part.tolist() for part in candidates(everyone, chain, power=9)]
+
+
 @pytest.mark.parametrize("call", [candidates, lambda s, g: path_margin(s, g, share=1), lambda s, g: list(waves(s, g))])
 def test_a_matrix_of_another_taxonomy_is_refused(call):
     with pytest.raises(ValueError, match=r"\(N, 3\), not \(1, 2\)"):

@@ -18,7 +18,6 @@ from test_encoders import ARCHITECTURES, Crowded, bert_tokenizer, roberta_tokeni
 from common.errors import UserError
 from common.taxoclass_settings import Similarity
 from random_taxonomies import dags, taxonomy
-from similarity import by_class
 from taxoclass import scoring
 from taxoclass.encoders import Encoder
 from taxoclass.inference import Tally, learn_frame
@@ -27,7 +26,6 @@ from taxoclass.scoring import (
     PairScorer,
     combine,
     contradiction_index,
-    dense,
     embedding_scores,
     ensembles,
     entailment_index,
@@ -97,7 +95,7 @@ def test_a_model_without_one_entailment_label_is_refused(one_folder, tmp_path, l
 
 
 def test_a_score_against_contradiction_needs_one():
-    with pytest.raises(UserError, match="three_way"):
+    with pytest.raises(UserError, match="; use nli_score: three_way"):
         contradiction_index({0: "entailment", 1: "neutral", 2: "other"}, 0)
 
 
@@ -323,6 +321,15 @@ def test_label_texts_have_the_description_and_of_several_parents_the_first():
     assert label_texts(tree, "{class_name} {description}")[1] == (name[1],)
 
 
+@pytest.mark.parametrize("descriptions", [(), ("", "they bark", "they meow"), ("alive", "they bark", "")])
+def test_a_class_of_which_a_template_says_nothing_is_named_in_one_line(descriptions):
+    tree = described(NAMED, *descriptions)
+    assert label_texts(tree, "{description}.")  # little, but a text
+    lacking = descriptions.index("") if descriptions else 0
+    with pytest.raises(UserError, match=f"^class id-{lacking}: has no description, and nothing else is in '{{descr"):
+        label_texts(tree, "{description}")
+
+
 def test_label_texts_take_no_brace_from_a_name():
     tree = replace(taxonomy(1, []), names=(("{path} %s {",),))
     assert label_texts(tree, "<{class_name}>") == (("<{path} %s {>",),)
@@ -406,12 +413,6 @@ def test_waves_are_kept_too(scorer, tmp_path):
 # ---- candidates
 
 
-def test_pairs_that_were_not_scored_are_nan():
-    matrix = dense((2, 3), np.array([0, 1]), np.array([2, 0]), np.array([0.0, -4.0], dtype=np.float32))
-    assert matrix.dtype == np.float32
-    np.testing.assert_array_equal(matrix, [[np.nan, np.nan, 0.0], [-4.0, np.nan, np.nan]])
-
-
 @given(dags(), st.integers(1, 12), st.integers(0, 2**32 - 1), st.booleans())
 def test_path_candidates_are_the_classes_of_the_k_best_chains(tree, k, seed, ties):
     similarity = np.random.default_rng(seed).random((5, len(tree)), dtype=np.float32)
@@ -446,7 +447,8 @@ def test_paths_score_the_prefiltered_classes_and_leave_the_rest_nan(scorer):
     similarity = np.random.default_rng(0).random((8, 4), dtype=np.float32)
     pairs = PairScorer(scorer, documents, CLASSES)
     rows, columns = path_candidates(tree, similarity, 1)
-    found = dense(pairs.shape, rows, columns, pairs.score_pairs(rows, columns))
+    found = np.full(pairs.shape, np.nan, dtype=np.float32)
+    found[rows, columns] = pairs.score_pairs(rows, columns)
     scored_pairs = np.zeros((8, 4), dtype=bool)
     scored_pairs[rows, columns] = True
     assert np.array_equal(np.isnan(found), ~scored_pairs)
@@ -488,34 +490,31 @@ NAMED = replace(taxonomy(3, [(0, 1), (0, 2)]), names=(("animals", "fauna"), ("do
 
 
 def test_each_name_has_the_texts_of_all_templates_as_one_group():
-    groups, first = ensembles(NAMED, ["{class_name}", "about {path}."])
-    assert groups == [
-        ["animals", "about animals."],
-        ["fauna", "about fauna."],
-        ["dogs", "about animals > dogs."],
-        ["cats", "about animals > cats."],
-        ["felines", "about animals > felines."],
-        ["kitties", "about animals > kitties."],
+    assert ensembles(NAMED, ["{class_name}", "about {path}."]) == [
+        [["animals", "about animals."], ["fauna", "about fauna."]],
+        [["dogs", "about animals > dogs."]],
+        [
+            ["cats", "about animals > cats."],
+            ["felines", "about animals > felines."],
+            ["kitties", "about animals > kitties."],
+        ],
     ]
-    assert first.dtype == np.int64 and first.tolist() == [0, 2, 3]
 
 
 @given(dags(), st.data())
 def test_the_groups_of_a_class_are_its_names_in_their_order(tree, data):
     counts = data.draw(st.lists(st.integers(1, 3), min_size=len(tree), max_size=len(tree)))
     named = replace(tree, names=tuple(tuple(f"n{row}.{at}" for at in range(n)) for row, n in enumerate(counts)))
-    groups, first = ensembles(named, ["{class_name}", "the {class_name}"])
-    assert first.tolist() == [sum(counts[:row]) for row in range(len(counts))]
-    assert by_class(groups, first) == [[[name, f"the {name}"] for name in names] for names in named.names]
+    groups = ensembles(named, ["{class_name}", "the {class_name}"])
+    assert groups == [[[name, f"the {name}"] for name in names] for names in named.names]
 
 
 def test_a_template_with_a_description_is_left_out_for_a_class_that_has_none():
     tree = described(NAMED, "", "they bark", "")
-    groups, first = ensembles(tree, ["{class_name}: {description}", "{class_name}"])
-    assert groups[:3] == [["animals"], ["fauna"], ["dogs: they bark", "dogs"]]
-    assert first.tolist() == [0, 2, 3]
+    groups = ensembles(tree, ["{class_name}: {description}", "{class_name}"])
+    assert groups[:2] == [[["animals"], ["fauna"]], [["dogs: they bark", "dogs"]]]
     for without in (NAMED, described(NAMED, "", "", "")):  # no file of descriptions, and an empty one
-        assert ensembles(without, ["{class_name}", "{description}"])[0] == ensembles(NAMED, ["{class_name}"])[0]
+        assert ensembles(without, ["{class_name}", "{description}"]) == ensembles(NAMED, ["{class_name}"])
 
 
 @pytest.mark.parametrize("templates", [["{class_name}: {description}"], ["{description}", "{path}, {description}"]])
@@ -532,7 +531,7 @@ def test_a_class_that_is_left_without_a_text_is_named_in_one_line(templates):
 def test_the_default_templates_can_all_be_filled_in_with_descriptions_for_some(backend):
     tree = described(NAMED, "alive", "", "purr")
     templates = Similarity(backend=backend).templates(described=True)
-    groups, _ = ensembles(tree, templates)
+    groups = [texts for names in ensembles(tree, templates) for texts in names]
     assert "animals: alive" in groups[0] if backend == "embedding" else len(templates) == 1
     assert [len(group) - len(groups[2]) for group in groups] == [int(backend == "embedding")] * 2 + [0] + [
         int(backend == "embedding")
@@ -575,8 +574,8 @@ def test_embedding_scores_are_cosines_with_the_names_of_each_class(tmp_path, nam
     documents = encoder.encode(sentences(9))
     tree = described(NAMED, "", "the law", "")
     templates = ["{class_name}", "this text is about {class_name}", "{class_name}: {description}"]
-    groups, first = ensembles(tree, templates)
-    found = embedding_scores(documents, label_vectors(encoder, groups), first, names)
+    groups = [texts for each in ensembles(tree, templates) for texts in each]
+    found = embedding_scores(documents, label_vectors(encoder, groups), np.array([0, 2, 3]), names)
     assert found.shape == (9, 3)
     assert found.dtype == np.float32
     for column, each in enumerate(tree.names):

@@ -2,6 +2,7 @@
 
 import shutil
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,9 +59,8 @@ def test_the_product_of_a_training_holds_the_models_own_tensors_and_none_of_the_
     state = torch.load(tmp_path / "state" / training.STATE, weights_only=True)
     assert state["optimiser"]["state"] and state["best"]  # the state has moments and a second set of weights
     content = torch.load(path, weights_only=True)
-    tensors = bundle._tensors(content)
     assert content["weights"].keys() == model.state_dict().keys()
-    assert len(tensors) == len(content["weights"]) and bundle.size_of(tensors) == bundle.model_size(model)
+    assert bundle.size_of(content) == bundle.size_of(content["weights"]) == bundle.size_of(model.state_dict())
 
 
 def test_a_resumed_run_ends_with_the_best_weights_though_their_epoch_was_before_the_kill(tmp_path, monkeypatch):
@@ -129,6 +129,15 @@ def test_the_predict_command_streams_its_predictions_into_a_memory_map(tmp_path,
     stored = np.load(tmp_path / "out" / "predictions.npy", allow_pickle=False)
     assert stored.dtype == np.float32 and np.isfinite(stored).all()
     assert [each.name for each in (tmp_path / "out").glob("*.npy")] == ["predictions.npy"]
+
+
+@pytest.mark.parametrize(("settings", "half"), [({}, True), ({"mixed_precision": False}, False)])
+def test_the_predict_command_computes_as_the_model_was_trained(tmp_path, monkeypatch, label, settings, half):
+    made, of, machines = bundle.load(tmp_path / "model.pt"), training.Machine.of, []
+    bundle.save(tmp_path / "model.pt", replace(made, settings=settings))
+    monkeypatch.setattr(training.Machine, "of", lambda *given: machines.append(of(*given)) or machines[-1])
+    label()
+    assert [each.mixed_precision for each in machines] == [half]
 
 
 def test_the_predict_command_notices_a_full_disk_before_it_predicts(tmp_path, capsys, label, full_disk):

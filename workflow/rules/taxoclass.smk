@@ -383,16 +383,14 @@ rule taxoclass:
 
 
 if workflow.is_main_process:
-    for stage, made in [
+    CHAIN = [
         ("check_corpus", rules.check_corpus.output.details),
         ("similarity", rules.similarity.output.details),
         ("core_classes", rules.core_classes.output.details),
         ("train_classifier", rules.train_classifier.output.details),
         *(("self_train", model_of(iteration, "details")) for iteration in range(1, ITERATIONS + 1)),
-        ("predict", rules.predict.output.details),
-    ]:
+    ]
+    for stage, made in [*CHAIN, ("predict", rules.predict.output.details)]:
         checked(check_record, stage, made)
-    STAGES = [rules.check_corpus, rules.similarity, rules.core_classes]
-    MODELS = [model_of(iteration, "details") for iteration in range(ITERATIONS + 1)]
     if STORAGE is None:  # what is there was put there whole, and is looked at by who fetches it
-        checked(check_results, rules.taxoclass.input, [*(each.output.details for each in STAGES), *MODELS])
+        checked(check_results, rules.taxoclass.input, [made for _, made in CHAIN])
