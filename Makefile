@@ -1,4 +1,4 @@
-.PHONY: demo test test-slurm test-faults soak coverage mutants lint format generate lock audit bench bench-gpu figures study scaling docs status clean
+.PHONY: demo test test-slurm test-faults soak shuffle cold-start coverage mutants lint format generate lock audit bench bench-gpu figures study scaling docs status clean
 PYTHON ?= python3
 KILLS ?= 0
 VENV := .venv
@@ -56,6 +56,19 @@ test-faults: $(VENV)/.done
 # small runs with settings drawn from the schema; SOAK=1000 for more, FAULTS_SEED=1 for others
 soak: $(VENV)/.done
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m faults tests/soak
+
+# the suite in other orders and with other examples: tests that lean on one another, examples that none has seen.
+# SEEDS="7 8", ARGS=tests/unit
+SEEDS ?= 1 2 3
+shuffle: $(VENV)/.done
+	for seed in $(SEEDS); do \
+		SHUFFLE=$$seed OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE) --hypothesis-seed=$$seed $(ARGS) || exit 1; \
+	done
+
+# demo and test as a stranger has them: a fresh clone in a folder with a space, no rights, no network once installed.
+# PYTHON=python3.13 LOCALE=de_DE@euro GOALS=demo
+cold-start:
+	PYTHON=$(PYTHON) LOCALE=$(LOCALE) GOALS="$(GOALS)" tests/cold_start.sh
 
 # how much of scripts/ the suite runs, the rules' jobs included; what is compiled is not seen
 coverage: $(VENV)/.audit

@@ -8,7 +8,7 @@ from itertools import islice
 import pyarrow as pa
 
 from common import files, row_groups
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.progress import counted, progress
 from common.settings import Settings
 from common.stage import Stage, run_stage
@@ -41,8 +41,7 @@ def tables(path: str) -> Iterator[pa.Table]:
         try:
             yield pa.Table.from_pylist(batch, schema=products.LABELS)
         except pa.ArrowException as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path}: is not the labels of predict ({reason}); {products.AGAIN}") from None
+            raise UserError(f"{path}: is not the labels of predict ({one_line(error)}); {products.AGAIN}") from None
 
 
 if __name__ == "__main__":

@@ -59,8 +59,11 @@ def work(stage: Stage) -> None:
         groups = clusters.cluster(matrix, settings.spearman_threshold, settings, order, bar.update)
 
     def exact(columns: np.ndarray) -> np.ndarray:
+        nonlocal angle, decided
         with progress(stage.name, len(columns) ** 2, "pair", "in a cluster") as bar:
-            return correlation(stage, card, ranked, False, columns, columns, bar)[0]
+            found, largest, near = correlation(stage, card, ranked, False, columns, columns, bar)
+        angle, decided = max(angle, largest), decided + near
+        return found
 
     if sketched:
         matrix = sketch.complete(matrix, groups, exact)

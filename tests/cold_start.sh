@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The first hour of a stranger: a fresh clone of what is committed, in a folder with a space in its name, another locale,
-# no rights (started by root: as nobody), no network once installed. make cold-start PYTHON=python3.13 LOCALE=de_DE@euro GOALS=demo
+# The first hour of a stranger, make cold-start: a fresh clone of what is committed, in a folder with a space in its name,
+# another locale and a Python without UTF-8 mode, no rights (root: as nobody), no network once installed.
 set -euo pipefail
 python=$(command -v "${PYTHON:-python3}")
 here=$(cd "$(dirname "$0")/.." && pwd)

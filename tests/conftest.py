@@ -135,6 +135,7 @@ def few_cells(cells: int = 32, few: int = 8, exact_rows: int = 10) -> Iterator[N
         patch.setattr("descriptors.ranks.CELLS", cells)
         patch.setattr("descriptors.ranks.FEW", few)
         patch.setattr("descriptors.codes.EXACT_ROWS", exact_rows)
+        patch.setattr("descriptors.pair_kernels.WIDE", cells // 2)
         yield
 
 

@@ -85,9 +85,8 @@ def _check_works(cupy: Any) -> None:
         ones = cupy.ones((2, 2))
         works = float((ones @ ones + ones).sum()) == 12
     except Exception as error:  # ImportError, nvrtc's, cuBLAS's
-        reason = one_line(error)[:200]
         raise UserError(
-            f"CuPy sees a card but cannot compute on it ({reason}); install envs/gpu.txt, or set device: cpu"
+            f"CuPy sees a card but cannot compute on it ({one_line(error)}); install envs/gpu.txt, or set device: cpu"
         ) from None
     if not works:
         raise UserError("CuPy computes wrongly on this card; set device: cpu")

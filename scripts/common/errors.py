@@ -16,5 +16,5 @@ def shown(value: Any) -> str:
 
 
 def one_line(message: object) -> str:
-    """What another library says, without its line breaks."""
-    return " ".join(str(message).split())
+    """The start of what another library says, without line breaks; of an exception that says nothing, its kind."""
+    return " ".join(str(message).split())[:300] or type(message).__name__

@@ -26,7 +26,7 @@ def lacks_memory(error: BaseException) -> bool:
 
 def out_of_memory(path: str | Path, error: BaseException) -> MemoryError:
     """A lack of memory while a file was read, with its name: to be told from damage, whose remedy is to delete it."""
-    return MemoryError(f"{path}: {one_line(error) or type(error).__name__}")
+    return MemoryError(f"{path}: {one_line(error)}")
 
 
 def excuse(path: str | Path, error: BaseException) -> None:

@@ -94,7 +94,7 @@ class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong with the command line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog.removesuffix('.py')}: {one_line(message)}; see --help\n")
+        self.exit(2, f"{self.prog.removesuffix('.py')}: {' '.join(message.split())}; see --help\n")
 
 
 def run_stage(
@@ -151,10 +151,9 @@ def run_stage(
 
 
 def _out_of_memory(error: Exception, runtime: type[Settings]) -> str:
-    reason = one_line(error)[:300]
     planned = "max_host_memory_gb" in runtime.model_fields
     return (
-        f"out of memory{f' ({reason})' if reason else ''}; state kept, give the job more (mem_mb of its rule)"
+        f"out of memory ({one_line(error)}); state kept, give the job more (mem_mb of its rule)"
         f"{', or lower max_host_memory_gb,' if planned else ''} and run the same command again"
     )
 

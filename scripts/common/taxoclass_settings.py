@@ -104,6 +104,7 @@ class Similarity(CandidateSelection, Seeded):
     )
     hypothesis_template: Template | list[Template] | None = Field(
         None,
+        min_length=1,
         description="text that stands for a class, with {class_name}, {path} or {description}; of several the mean "
         "vector (embedding), or see class_names (nli); null = four of them, or 'This document is about {class_name}.'",
     )
@@ -181,7 +182,9 @@ class CoreClasses(CandidateSelection, LevelWeights, NameWords):
         50.0, description="a core class's confidence is above this percentile of its class (taxoclass)"
     )
     require_positive: bool = Field(True, description="and above 0 (taxoclass)")
-    min_conf: float | None = Field(None, description="and at least this; null = no floor (taxoclass)")
+    min_conf: float | None = Field(
+        None, description="and at least this, of cosines half of it; null = no floor (taxoclass)"
+    )
 
     @classmethod
     def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
@@ -211,7 +214,7 @@ class Optimiser(Seeded):
         0.1, gt=0, lt=1, description="of the documents with core classes; picks the best epoch, guards self-training"
     )
     nonfinite_steps: int = Field(5, ge=1, description="steps in a row with non-finite gradients that end the run")
-    mixed_precision: bool = Field(True, description="bf16 on a GPU that has it")
+    mixed_precision: bool = Field(True, description="bf16 on a GPU that has it (trained encoder)")
 
     def shared(self, batch_size: int, trainable: bool) -> dict[str, Any]:
         """As fields of ``taxoclass.training.Optimisation``; a batch of vectors of a fixed encoder always fits."""
@@ -256,7 +259,7 @@ class TrainClassifier(Optimiser):
     @classmethod
     def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """Without what a model without a graph, or with a fixed encoder, does not read."""
-        of_a_trained_one = ("encoder_lr", "gradient_checkpointing", "micro_batch")
+        of_a_trained_one = ("encoder_lr", "gradient_checkpointing", "micro_batch", "mixed_precision")
         unread = {
             *(("gnn_num_layers",) if settings["gnn"] == "off" else ()),
             *(("doc_chunks",) if settings["encoder_trainable"] else of_a_trained_one),
@@ -294,7 +297,7 @@ class SelfTrain(Optimiser):
     def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """Without what a fixed encoder leaves unread; only a whole config says that it is fixed."""
         fixed = not settings.get("encoder_trainable", True)
-        return without(settings, ("self_train_lr", "micro_batch")) if fixed else settings
+        return without(settings, ("self_train_lr", "micro_batch", "mixed_precision")) if fixed else settings
 
 
 class Predict(LevelWeights, NameWords):

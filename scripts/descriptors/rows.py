@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.row_groups import group_rows
 from descriptors.table import Table
 
@@ -31,9 +31,8 @@ def fitted(path: str, rows: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
     try:
         return pa.Table.from_batches([rows]).select(schema.names).cast(schema)
     except pa.ArrowException as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{path}: its columns do not fit those of the other files ({reason}); convert them to one type"
+            f"{path}: its columns do not fit those of the other files ({one_line(error)}); convert them to one type"
         ) from None
 
 

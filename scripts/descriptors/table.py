@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.found import sizes
 from common.memory import lacks_memory, out_of_memory
 from descriptors import kernels
@@ -95,8 +95,9 @@ class Part:
 def unreadable(path: str, error: Exception) -> Exception:
     if lacks_memory(error):
         return out_of_memory(path, error)
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UserError(f"{path}: not a readable Parquet file ({reason}); replace it or take it out of parquet_glob")
+    return UserError(
+        f"{path}: not a readable Parquet file ({one_line(error)}); replace it or take it out of parquet_glob"
+    )
 
 
 @dataclass(frozen=True)

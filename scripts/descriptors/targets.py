@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.memory import excuse
 from descriptors.sampling import keep_smallest, row_hashes
 from descriptors.table import Table, as_float
@@ -53,7 +53,7 @@ def read_file(path: str, key: str, target: str) -> tuple[dict[str, int], pa.Arra
         found = pq.read_table(path, columns=columns) if parquet else pa.csv.read_csv(path, convert_options=only)
     except (OSError, pa.ArrowException) as error:
         excuse(path, error)
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); it should be CSV or Parquet") from None
+        raise UserError(f"{path}: cannot be read ({one_line(error)}); it should be CSV or Parquet") from None
     found = found.drop_null()
     places: dict[str, int] = {}
     for place, text in enumerate(_texts(found.column(key))):

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from common import files
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.memory import excuse
 from taxoclass import classifier
 from taxoclass.classifier import Architecture, Classifier
-from taxoclass.models import one_line
 from taxoclass.taxonomy import Taxonomy
 
 FORMAT = "winnow-taxoclass"

@@ -16,9 +16,9 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as library_log
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.memory import excuse, is_out_of_memory
-from taxoclass.models import WEIGHTS, digest, locate, one_line, weight_files
+from taxoclass.models import WEIGHTS, digest, locate, weight_files
 
 PADDING = 0.05
 BATCH_TOKENS = 8192

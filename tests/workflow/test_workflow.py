@@ -187,9 +187,11 @@ def test_the_passes_say_what_they_did_in_their_logs_and_provenance(finished):
         ({"variance_threshold": 0.3}, ["variance_threshold = 0.3", "at most 0.25"]),
         ({"pass4_rows": 99}, ["pass4_rows = 99", "min_effective_n = 100"]),
         ({"metadata_columns": ["nobody"]}, ["descriptors.metadata_columns", "'nobody'", "data/part0.parquet"]),
+        ({"parquet_glob": "**/*.parquet"}, ["descriptors.parquet_glob", "results/descriptors/own.parquet"]),
     ],
 )
 def test_a_bad_config_ends_in_one_line(copied, config, words):
+    (copied.results / "own.parquet").touch()
     copied.configure(**config)
     said = refusal(copied.dry_run())
     assert all(word in said for word in words)

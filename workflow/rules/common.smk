@@ -136,6 +136,16 @@ def check_paths(paths):
         raise UserError(f"config: results = {RESULTS!r} cannot be made, since {folder} is no folder or not writable")
 
 
+def check_no_products(paths):
+    """Refuse tables that this workflow makes among those that it reads: each run would change the input of the next."""
+    for path in paths:
+        if any(
+            Path(path).absolute().is_relative_to(Path(RESULTS, wing).absolute())
+            for wing in ("descriptors", "taxoclass")
+        ):
+            raise UserError(f"config: descriptors.parquet_glob matches {path}, which this workflow makes; narrow it")
+
+
 def check_files(paths, section="taxoclass"):
     """Refuse paths of the config, by key, that name no readable file."""
     for key, path in paths.items():

@@ -21,6 +21,7 @@ SAMPLE = ancient([f"{DESCRIPTORS}/sampled_data.parquet"]) if SAMPLED else TABLES
 if workflow.is_main_process:
     # here and not in a job, because a job that fails loses its earlier outputs
     checked(check_paths, [RESULTS, *FILES])
+    checked(check_no_products, FILES)
     if not MADE:
         TABLE = checked(open_table, FILES, *(config["descriptors"][key] for key in COLUMN_KEYS), storage_of(PATTERN))
 
