@@ -324,6 +324,13 @@ def test_topk_gives_the_k_best_classes_and_what_they_hang_from(problem, k, consi
         assert mine == (plain_closed(graph, score, best) if consistent else set(best))
 
 
+@pytest.mark.parametrize("k", [1, 2, 30, 299, 300, 301])
+def test_of_many_classes_the_k_best_are_those_of_sorting(k):
+    scores = np.random.default_rng(0).permutation(np.arange(300) // 3)[None] / 64
+    found = decode(scores, taxonomy(300, []), "topk", k=k)
+    assert sets(found.labels) == [set(np.argsort(-scores[0], kind="stable")[:k].tolist())]
+
+
 @settings(max_examples=60)
 @given(problems(), st.integers(-8, 9), st.booleans())
 def test_threshold_gives_the_classes_that_reach_it_and_what_they_hang_from(problem, eighths, consistent):

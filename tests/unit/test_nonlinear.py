@@ -712,6 +712,14 @@ def test_the_gate_asks_only_for_the_rows_it_needs_and_leaves_undefined_pairs():
     assert gate(Similarity(None, None, fused, common), lambda n: 1.0)[1] == {}
 
 
+def test_the_gate_compares_each_pair_with_the_quantile_of_its_own_rows_which_it_may_equal():
+    common = np.array([[900, 100, 500], [100, 900, 900], [500, 900, 900]])
+    fused = np.array([[1.0, 0.3, 0.6], [0.3, 1.0, 0.7], [0.6, 0.7, 1.0]])
+    gated, quantiles = gate(Similarity(None, None, fused, common), {100: 0.2, 500: 0.6, 900: 0.8}.__getitem__)
+    assert list(quantiles) == [100, 500, 900]
+    np.testing.assert_array_equal(gated, [[1.0, 0.3, 0.6], [0.3, 1.0, 0.0], [0.6, 0.0, 1.0]])
+
+
 def test_row_counts_are_rounded_down_to_two_digits():
     assert [two_digits(n) for n in (2, 10, 99, 101, 199, 1_999)] == [2, 10, 99, 100, 190, 1_900]
 
