@@ -422,6 +422,44 @@ def test_memory_changes_no_byte_of_a_pair_that_is_settled_in_a_large_table():
     assert spearman.pairwise(*given, 10**8).rho[0, 1] == found[0]
 
 
+class WatchedCodes(ArrayCodes):
+    def __init__(self, codes: np.ndarray) -> None:
+        super().__init__(codes)
+        self.rows: list[int] = []
+
+    def read(self, columns: np.ndarray, start: int, stop: int) -> np.ndarray:
+        self.rows.append(stop - start)
+        return super().read(columns, start, stop)
+
+
+@pytest.mark.parametrize(
+    ("columns", "budget", "threads", "workers", "rows"),
+    [
+        (4, 1, 4, 1, 1024),  # no fewer rows than that
+        (4, 8 * 16 * 2000, 1, 1, 2000),  # an eighth of the budget is for the codes that are read, 16 bytes a row
+        (4, 8 * 3 * 16 * 2000, 3, 3, 2000),
+        (64, 4 * 2 * 24 * 64**2, 5, 2, 1024),  # and a quarter for matrices of sums, one a worker
+        (4, BUDGET, 4, 4, 100_000 // 16 + 1024),  # or some worker would have no block
+    ],
+)
+def test_as_many_workers_as_have_room_read_an_eighth_of_the_budget_at_once(
+    monkeypatch, columns, budget, threads, workers, rows
+):
+    pools, limits = [], []
+    pool, limited = spearman.ThreadPoolExecutor, spearman.threadpool_limits
+    monkeypatch.setattr(spearman, "ThreadPoolExecutor", lambda n: pools.append(n) or pool(n))
+    monkeypatch.setattr(spearman, "threadpool_limits", lambda n, **more: limits.append(n) or limited(n, **more))
+    codes, everything = WatchedCodes(np.ones((columns, 100_000), np.uint32)), np.arange(columns)
+    spearman.centred_gram(codes, everything, everything, np.full(columns, 100_000), 100_000, budget, threads)
+    assert (pools, limits, max(codes.rows)) == ([workers], [threads // workers], rows)
+
+
+@pytest.mark.parametrize(("budget", "rows"), [(1, 64), (4 * 32 * 4 * 500, 500), (BUDGET, 2000)])
+def test_blocks_of_four_columns_are_of_so_many_rows_that_float64_copies_fit(budget, rows):
+    codes = ArrayCodes(np.ones((4, 2000), np.uint32))
+    assert next(spearman.blocks(codes, np.arange(4), budget)).shape == (4, rows)
+
+
 def test_progress_is_told_up_to_the_end():
     table = np.random.default_rng(0).normal(size=(50, 6))
     table[::3, :2] = np.nan
