@@ -37,7 +37,7 @@ from small_models import (
 )
 from taxoclass import self_training, training
 from taxoclass.labels import Labels
-from taxoclass.self_training import Silver, Survey, judge, self_train_iteration
+from taxoclass.self_training import Silver, Survey, judge, self_train_iteration, survey
 from taxoclass.targets import SelfTargets
 from taxoclass.training import Machine, Runner
 
@@ -58,9 +58,16 @@ def test_self_training_reports_and_keeps_what_agrees_with_the_silver_labels(tmp_
     assert json.dumps(report.history)
 
 
+def less_sure(model):
+    """Of most documents, some class is likely, and of some none."""
+    with torch.no_grad():
+        model.bias -= 8.5
+    return model
+
+
 def test_masses_and_confidence_are_those_of_the_whole_corpus(tmp_path):
     documents, _ = corpus()
-    model, _ = learn(tmp_path / "a")
+    model = less_sure(learn(tmp_path / "a")[0])
     z = model.eval()(*documents.batch(np.arange(N))).double().detach()
     p = z.sigmoid()
     _, report = self_learn(tmp_path / "b", model)
@@ -68,6 +75,23 @@ def test_masses_and_confidence_are_those_of_the_whole_corpus(tmp_path):
     q = (p**2 / p.sum(0)) / (p**2 / p.sum(0) + (1 - p) ** 2 / (1 - p).sum(0))
     np.testing.assert_allclose(report.mass_q, q.sum(0), rtol=1e-4)
     assert report.confident_before == pytest.approx(float((p.max(1).values > 0.8).double().mean()))
+    assert 0.1 < report.confident_before < 0.9
+
+
+def test_the_corpus_is_looked_at_block_by_block(tmp_path, monkeypatch):
+    documents, _ = corpus()
+    model = less_sure(learn(tmp_path / "a")[0])
+    runner, logits = Runner(model, documents, QUIET, 8), np.empty((N, 6), np.float32)
+    whole = survey(runner, logits, toy(), None)
+    assert 0 < whole.confident < 1
+    mass_q = self_training._mass_of_targets(SelfTargets("paper", 2.0, 0.5, logits, whole.log_f, whole.log_g))
+    monkeypatch.setattr(self_training, "BLOCK", 40)
+    found = survey(runner, logits, toy(), None)
+    assert found.chain.tolist() == whole.chain.tolist() and found.confident == whole.confident
+    assert all(np.array_equal(one, other) for one, other in zip(found.labels, whole.labels, strict=True))
+    torch.testing.assert_close((found.log_f, found.log_g), (whole.log_f, whole.log_g))
+    targets = SelfTargets("paper", 2.0, 0.5, logits, found.log_f, found.log_g)
+    assert self_training._mass_of_targets(targets) == pytest.approx(mass_q)
 
 
 def test_self_training_that_loses_agreement_gives_back_the_start_and_says_so(tmp_path):

@@ -168,6 +168,15 @@ def test_tokens_are_padded_to_the_longest_of_the_batch_only():
     assert documents.batch(np.array([2]))[0].shape == (1, 5)
 
 
+@pytest.mark.parametrize("row", [0, training.BLOCK - 1, training.BLOCK, 2 * training.BLOCK])
+def test_every_value_counts_in_the_digest_of_vectors_and_no_layout_does(row):
+    values = np.zeros((2 * training.BLOCK + 1, 2), np.float32)
+    other = values.copy()
+    other[row, 1] = 1e-30
+    assert len({Vectors(each).digest for each in (values, other, values[:-1], values.astype(np.float64))}) == 4
+    assert Vectors(np.asfortranarray(other)).digest == Vectors(other).digest
+
+
 def test_the_split_follows_the_text_not_the_place():
     training_rows, validation = split(np.arange(N), KEYS, 0.2)
     assert sorted([*training_rows, *validation]) == list(range(N)) and 10 < len(validation) < 50
