@@ -31,7 +31,7 @@ TESTS = {
     "common/pieces": "test_shards.py",
     "descriptors/chance": "test_nonlinear.py -k 'null or gate or counts or standard'",
     "descriptors/common_rows": "test_spearman.py test_pair_kernels.py",
-    "descriptors/covariance": "test_nonlinear.py",
+    "descriptors/covariance": "test_nonlinear.py test_on_card.py",
     "descriptors/dependence": "test_nonlinear.py",
     "descriptors/feature_kernels": "test_nonlinear.py",
     "descriptors/features": "test_nonlinear.py",
