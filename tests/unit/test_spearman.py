@@ -534,6 +534,39 @@ def test_the_spread_of_the_sketch_is_the_stated_one():
     assert (measured < 1.5 * np.array(stated)).all() and (measured > 0.6 * np.array(stated)).all()
 
 
+def test_a_sketch_is_the_same_in_any_blocks_of_rows_and_its_norms_are_exact():
+    made, told = encode(correlated_groups(1000, 8, 3)), []
+    given = made["codes"], np.arange(8), 1000
+    whole, norms = sketch.sketch(*given, BUDGET, Pass2(m=64, r=3))
+    found, also = sketch.sketch(*given, 1, Pass2(m=64, r=3), told.append)
+    assert np.array_equal(found, whole) and np.array_equal(also, norms)
+    assert norms.tolist() == [np.square(2 * rankdata(codes) - 1001).sum() for codes in made["codes"].codes]
+    assert told == [*range(64, 1000, 64), 1000]
+    assert len({each.tobytes() for each in whole}) == 3  # each repeat has buckets of its own
+
+
+@pytest.mark.parametrize("tile", [1, 7, 2048])
+def test_columns_are_linked_by_the_mean_of_their_estimates_in_any_tiles(monkeypatch, tile):
+    monkeypatch.setattr(sketch, "TILE", tile)
+    # by the mean of two repeats 0 is linked with 9, and 9 with 4 (by a negative one), both exactly at the bound
+    estimates = np.stack([np.eye(12), np.eye(12)])
+    for (one, other), (first, second) in {(0, 9): (0.75, 0.25), (4, 9): (-0.5, -0.5), (2, 3): (0.9, 0.0)}.items():
+        estimates[:, one, other] = estimates[:, other, one] = first, second
+    roots = np.linalg.cholesky(estimates).swapaxes(1, 2)
+    groups = sketch.linked(roots, 0.5 - 1e-9)
+    assert [group.tolist() for group in groups] == [[0, 4, 9], *([each] for each in (1, 2, 3, 5, 6, 7, 8, 10, 11))]
+
+
+def test_a_candidate_is_within_four_deviations_of_the_threshold(monkeypatch):
+    bounds, linked = [], sketch.linked
+    monkeypatch.setattr(sketch, "linked", lambda sketches, bound: bounds.append(bound) or linked(sketches, bound))
+    pairwise(
+        correlated_groups(500, 8, 3),
+        within=partial(sketch.prescreened, settings=Pass2(spearman_threshold=0.9, m=256, r=4)),
+    )
+    assert bounds == [pytest.approx(0.9 - 4 * np.sqrt(1.81 / 1024))]
+
+
 def test_completing_a_sketched_matrix_fills_whole_groups():
     table = correlated_groups(500, 12, 4)
     exact = pairwise(table)
