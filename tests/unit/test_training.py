@@ -85,6 +85,42 @@ def test_a_first_epoch_without_a_loss_is_not_the_best(tmp_path, monkeypatch):
     assert learn(tmp_path)[1].best_epoch == 2
 
 
+def test_of_equal_losses_the_weights_of_the_first_epoch_are_kept(tmp_path, monkeypatch):
+    losses, seen = iter([2.0, 1.0, 1.0]), []
+    monkeypatch.setattr(Runner, "mean_loss", lambda self, *_: seen.append(weights(self.inner)) or next(losses))
+    model, report = learn(tmp_path)
+    assert report.best_epoch == 2 and same(weights(model), seen[1]) and not same(seen[1], seen[2])
+
+
+def test_the_validation_loss_is_the_mean_over_the_documents_however_many_are_predicted_at_once():
+    documents, targets = corpus()
+    rows = np.array([5, 3, 0, 10, 7, 2, 1])
+    z = model_of()(*documents.batch(rows)).detach().double()
+    expected = float(targets.loss(z, *targets.batch(rows))) / 7
+    for size in (1, 3, 100):
+        runner = Runner(model_of(), documents, Machine(predict_batch=size), micro_batch=8)
+        assert runner.mean_loss(rows, targets) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_report_of_an_epoch_is_made_of_its_steps(tmp_path):
+    log = Recorder()
+    _, report = learn(
+        tmp_path, faulty(lambda n, calls: float("nan") if calls == 1 else None), log=MetricsLog([log]), clip=2.0
+    )
+    losses, norms = (np.reshape(log.of("step", name), (3, 4)) for name in ("loss", "gradient_norm"))
+    sizes = np.array([32, 32, 32, report.documents - 96])
+    assert 0 < sizes[-1] < 32 and np.isnan(losses[0, 0]) and np.isfinite(losses.ravel()[1:]).all()
+    for epoch, (each, loss, norm) in enumerate(zip(report.history, losses, norms, strict=True)):
+        there = np.isfinite(loss)
+        assert each["epoch"] == epoch + 1 and each["nonfinite_steps"] == (~there).sum() == (epoch == 0)
+        assert each["loss"] == pytest.approx((loss * sizes)[there].sum() / sizes[there].sum())
+        assert each["gradient_norm_mean"] == pytest.approx(norm[there].mean())
+        assert each["gradient_norm_max"] == norm[there].max()
+        assert each["clipped_steps"] == (norm[there] > 2).sum()
+    assert 0 < sum(each["clipped_steps"] for each in report.history) < 11
+    assert log.of("epoch", "step") == [4, 8, 12]
+
+
 def test_no_document_with_a_core_class_is_a_users_error(tmp_path):
     none = core_targets(toy(), np.zeros(N + 1, dtype=np.int64), np.empty(0, dtype=np.int64))
     with pytest.raises(UserError, match="no document has a core class"):
