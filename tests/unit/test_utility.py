@@ -48,6 +48,13 @@ def test_what_can_be_predicted_is_and_noise_is_not(task):
         assert scores["signal"] > 0.75 and scores["noise"] < chance + 0.15
 
 
+def test_ridge_meets_noise_with_its_heaviest_penalty():
+    values, target = np.split(np.random.default_rng(0).normal(size=(200, 4)), [3], axis=1)
+    model = utility.models("regression", 0)["ridge"]()
+    utility.score(values, target[:, 0], "regression", model, np.arange(150), np.arange(150, 200))
+    assert model[-1].alpha_ == pytest.approx(10_000)
+
+
 def test_several_classes_are_scored_each_against_the_rest():
     rng = np.random.default_rng(1)
     target = np.repeat(np.arange(3), 40)
