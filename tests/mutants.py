@@ -23,10 +23,11 @@ from cosmic_ray.work_item import MutationSpec, TestOutcome
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = [
     "descriptors/sampling", "descriptors/variance", "descriptors/ranks", "descriptors/gram", "descriptors/spearman",
-    "descriptors/clusters", "descriptors/vif", "descriptors/covariance", "descriptors/dependence", "descriptors/chance",
-    "descriptors/lineage", "taxoclass/taxonomy", "taxoclass/words", "taxoclass/scoring", "taxoclass/clustering",
-    "taxoclass/posterior", "taxoclass/mining", "taxoclass/targets", "taxoclass/training", "taxoclass/self_training",
-    "taxoclass/prediction", "taxoclass/labels", "taxoclass/decoding", "taxoclass/expected_f1", "taxoclass/metrics",
+    "descriptors/sketch", "descriptors/clusters", "descriptors/vif", "descriptors/covariance", "descriptors/dependence",
+    "descriptors/chance", "descriptors/lineage", "descriptors/alternatives", "descriptors/utility", "common/pieces",
+    "taxoclass/taxonomy", "taxoclass/words", "taxoclass/scoring", "taxoclass/clustering", "taxoclass/posterior",
+    "taxoclass/mining", "taxoclass/targets", "taxoclass/training", "taxoclass/self_training", "taxoclass/prediction",
+    "taxoclass/labels", "taxoclass/decoding", "taxoclass/expected_f1", "taxoclass/metrics",
 ]  # fmt: skip
 # what pytest is given below tests/unit/, where it is not test_<name>.py
 TESTS = {
