@@ -1,6 +1,7 @@
 """Other selections: one member a cluster, each set once, and what is known of each member."""
 
 import json
+import math
 import sys
 from collections import Counter
 
@@ -38,6 +39,13 @@ def test_a_member_has_its_weakest_link_and_all_of_them():
     assert found["c"].links == ("Spearman in pass 2", "HSIC + RDC in pass 4")
     assert (found["e"].steps, found["e"].weakest) == (2, 0.1)
     assert (found["a"].steps, found["a"].weakest, found["a"].links) == (0, 1, ())
+
+
+def test_a_chain_with_an_undefined_link_has_no_weakest_one():
+    info = cluster_info(
+        list("abc"), ["a"], {"b": Parent("a", 2, math.nan, "Spearman"), "c": Parent("b", 2, 0.9, "Spearman")}
+    )
+    assert [math.isnan(each.weakest) for each in alternatives.members(info, [2])["a"]] == [False, True, True]
 
 
 @pytest.mark.parametrize("number", [1, 5, 9])

@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as hnp
 from common.taxoclass_settings import Predict
 from random_taxonomies import closed, dags, taxonomy
 from taxoclass import decoding
-from taxoclass.decoding import Decoded, Labels, Rules, full_weights, level_weights
+from taxoclass.decoding import Decoded, Rules, full_weights, level_weights
+from taxoclass.labels import Cores, Labels, Sparse
 
 NAN = math.nan
 METHODS = ["expected_f1", "path", "topk", "threshold", "topdown", "beam", "prune"]
@@ -166,6 +167,20 @@ def test_label_sets_are_ascending_without_repeats():
     assert (labels.indptr.dtype, labels.indices.dtype) == (np.int64, np.int32)
     assert labels.rows.tolist() == [0, 0, 2]
     assert labels.matrix(4).toarray().tolist() == [[0, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0]]
+
+
+def test_label_sets_are_those_of_a_mask_of_parts_one_after_the_other_and_of_pairs_without_their_values():
+    mask = np.array([[False, True, False, True], [False] * 4, [True, False, False, False]])
+    found = Labels.where(mask)
+    assert sets(found) == [{1, 3}, set(), {0}] and found.sizes.tolist() == [2, 0, 1]
+    joined = Labels.joined([found, Labels.of([]), Labels.of([[2]])])
+    assert sets(joined) == [{1, 3}, set(), {0}, {2}]
+    assert (joined.indptr.dtype, joined.indices.dtype) == (np.int64, np.int32)
+    assert sets(Sparse(*found, np.ones(3, np.float32)).labels) == sets(found)
+    assert sets(Cores(*found, np.ones(3, np.float32), np.full(4, NAN)).labels) == sets(found)
+    nothing = Sparse.empty(3)
+    assert sets(nothing.labels) == [set()] * 3 and len(nothing.values) == 0
+    assert [each.dtype for each in nothing] == [np.int64, np.int32, np.float32]
 
 
 @given(dags(), st.data())
@@ -322,6 +337,13 @@ def test_topk_gives_the_k_best_classes_and_what_they_hang_from(problem, k, consi
     for score, mine in zip(scores.tolist(), sets(found.labels), strict=True):
         best = sorted((c for c in range(len(graph)) if not math.isnan(score[c])), key=lambda c: (-score[c], c))[:k]
         assert mine == (plain_closed(graph, score, best) if consistent else set(best))
+
+
+@pytest.mark.parametrize("k", [1, 2, 30, 299, 300, 301])
+def test_of_many_classes_the_k_best_are_those_of_sorting(k):
+    scores = np.random.default_rng(0).permutation(np.arange(300) // 3)[None] / 64
+    found = decode(scores, taxonomy(300, []), "topk", k=k)
+    assert sets(found.labels) == [set(np.argsort(-scores[0], kind="stable")[:k].tolist())]
 
 
 @settings(max_examples=60)

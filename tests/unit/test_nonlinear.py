@@ -439,6 +439,26 @@ def test_features_are_the_same_integers_with_and_without_room_for_tables_and_in_
         np.testing.assert_array_equal(looked_up(cramped, codes, n_valid, order), whole[:, :, order])
 
 
+def test_tables_take_no_more_than_their_budget_and_of_some_columns_lie_one_after_the_other():
+    dictionary = hsic_dictionary("orthonormal", 8, 0)
+    sizes = {n: 4 * (2 * n + 1) * dictionary.width for n in (100, 200, 300)}
+    for budget, fitting in ((sizes[100] + sizes[200], [100, 200]), (sizes[100] + sizes[200] - 1, [100])):
+        tables = FeatureTables(dictionary, budget)
+        tables.prepare(np.array([300, 100, 0, 200, 100, 70_000]))  # of no value there is no table, of many one of cells
+        for n in (100, 200, 300):
+            assert (tables.of(np.array([n])) is not None) == (n in fitting)
+    tables = FeatureTables(dictionary, 2**20)
+    n_valid = np.array([300, 70_000, 100, 300])
+    tables.prepare(n_valid)
+    table, starts = tables.of(n_valid)
+    assert starts.tolist() == [0, 601, 601 + 2**16 + 1, 0] and len(table) == 601 + 2**16 + 1 + 201
+    for start, n in zip(starts.tolist(), n_valid.tolist(), strict=True):
+        features = np.empty((dictionary.width, 3))
+        tables.fill(features, np.array([0, 2, 2 * n], np.uint32), np.arange(3), n)
+        last = 2**16 if n == 70_000 else 2 * n
+        assert np.array_equal(table[[start, start + (1 if n == 70_000 else 2), start + last]].T, features)
+
+
 def test_a_cell_is_that_of_the_exact_quotient_and_zero_is_missing():
     cells = 2**16
     table = np.arange(cells + 1, dtype=np.int32)[:, None]
@@ -710,6 +730,14 @@ def test_the_gate_asks_only_for_the_rows_it_needs_and_leaves_undefined_pairs():
     assert fused[0, 1] == 0.1
     common[:] = FEW_ROWS
     assert gate(Similarity(None, None, fused, common), lambda n: 1.0)[1] == {}
+
+
+def test_the_gate_compares_each_pair_with_the_quantile_of_its_own_rows_which_it_may_equal():
+    common = np.array([[900, 100, 500], [100, 900, 900], [500, 900, 900]])
+    fused = np.array([[1.0, 0.3, 0.6], [0.3, 1.0, 0.7], [0.6, 0.7, 1.0]])
+    gated, quantiles = gate(Similarity(None, None, fused, common), {100: 0.2, 500: 0.6, 900: 0.8}.__getitem__)
+    assert list(quantiles) == [100, 500, 900]
+    np.testing.assert_array_equal(gated, [[1.0, 0.3, 0.6], [0.3, 1.0, 0.0], [0.6, 0.0, 1.0]])
 
 
 def test_row_counts_are_rounded_down_to_two_digits():

@@ -26,6 +26,7 @@ from small_models import (
     toy,
     trained_encoder,
 )
+from taxoclass import prediction
 from taxoclass.bundle import Bundle
 from taxoclass.decoding import Rules, decode, level_weights
 from taxoclass.posterior import nearest, neighbour_weight
@@ -189,6 +190,15 @@ def test_the_opinion_is_the_default_decoder_with_weights_for_the_others(problem)
             return 2 * p[list(rows)].sum() / (len(rows) + p.sum())
 
         assert worth(labels) >= max(map(worth, plain_sets(graph))) - 1e-6  # no single path is worth more
+
+
+def test_an_opinion_is_formed_block_by_block(monkeypatch):
+    logits, told = 3 * np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32), []
+    whole = opinion(logits, toy())
+    monkeypatch.setattr(prediction, "BLOCK", 20)
+    found = opinion(logits, toy(), told.append)
+    assert all(np.array_equal(one, other) for one, other in zip(found.labels, whole.labels, strict=True))
+    assert np.array_equal(found.weights, whole.weights) and told == [20, 20, 10]
 
 
 def test_the_weights_of_an_opinion_are_a_number_a_level_that_the_bundle_can_keep():

@@ -216,6 +216,17 @@ def test_pairs_are_answered_in_the_order_of_the_question(scorer):
     assert pairs.score_pairs(nothing, nothing).shape == (0,)
 
 
+def test_all_pairs_are_scored_block_by_block(scorer, monkeypatch):
+    documents = [*sentences(7), "a cat", "a cat", *sentences(3)]
+    whole = PairScorer(scorer, documents, CLASSES).score_all()
+    monkeypatch.setattr(scoring, "BLOCK", 4)
+    pairs = PairScorer(scorer, documents, CLASSES)
+    runs, run = [], pairs._run
+    pairs._run = lambda rows, texts: runs.append(len(rows)) or run(rows, texts)
+    np.testing.assert_allclose(pairs.score_all(), whole, atol=1e-5)
+    assert runs == [4 * 5, 4 * 5]  # of eight different documents, with five texts each
+
+
 def test_no_pair_of_texts_is_run_twice(scorer):
     documents = ["a cat", "the law", "a cat"]
     pairs = PairScorer(scorer, documents, [("about a cat",), ("about law",), ("about a cat", "dog")])

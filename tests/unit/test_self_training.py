@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
+from scipy.stats import sem
 
 from common.errors import UserError
 from small_models import (
@@ -34,7 +36,8 @@ from small_models import (
     self_training as small_training,
 )
 from taxoclass import self_training, training
-from taxoclass.self_training import self_train_iteration
+from taxoclass.labels import Labels
+from taxoclass.self_training import Silver, Survey, judge, self_train_iteration, survey
 from taxoclass.targets import SelfTargets
 from taxoclass.training import Machine, Runner
 
@@ -55,9 +58,16 @@ def test_self_training_reports_and_keeps_what_agrees_with_the_silver_labels(tmp_
     assert json.dumps(report.history)
 
 
+def less_sure(model):
+    """Of most documents, some class is likely, and of some none."""
+    with torch.no_grad():
+        model.bias -= 8.5
+    return model
+
+
 def test_masses_and_confidence_are_those_of_the_whole_corpus(tmp_path):
     documents, _ = corpus()
-    model, _ = learn(tmp_path / "a")
+    model = less_sure(learn(tmp_path / "a")[0])
     z = model.eval()(*documents.batch(np.arange(N))).double().detach()
     p = z.sigmoid()
     _, report = self_learn(tmp_path / "b", model)
@@ -65,6 +75,23 @@ def test_masses_and_confidence_are_those_of_the_whole_corpus(tmp_path):
     q = (p**2 / p.sum(0)) / (p**2 / p.sum(0) + (1 - p) ** 2 / (1 - p).sum(0))
     np.testing.assert_allclose(report.mass_q, q.sum(0), rtol=1e-4)
     assert report.confident_before == pytest.approx(float((p.max(1).values > 0.8).double().mean()))
+    assert 0.1 < report.confident_before < 0.9
+
+
+def test_the_corpus_is_looked_at_block_by_block(tmp_path, monkeypatch):
+    documents, _ = corpus()
+    model = less_sure(learn(tmp_path / "a")[0])
+    runner, logits = Runner(model, documents, QUIET, 8), np.empty((N, 6), np.float32)
+    whole = survey(runner, logits, toy(), None)
+    assert 0 < whole.confident < 1
+    mass_q = self_training._mass_of_targets(SelfTargets("paper", 2.0, 0.5, logits, whole.log_f, whole.log_g))
+    monkeypatch.setattr(self_training, "BLOCK", 40)
+    found = survey(runner, logits, toy(), None)
+    assert found.chain.tolist() == whole.chain.tolist() and found.confident == whole.confident
+    assert all(np.array_equal(one, other) for one, other in zip(found.labels, whole.labels, strict=True))
+    torch.testing.assert_close((found.log_f, found.log_g), (whole.log_f, whole.log_g))
+    targets = SelfTargets("paper", 2.0, 0.5, logits, found.log_f, found.log_g)
+    assert self_training._mass_of_targets(targets) == pytest.approx(mass_q)
 
 
 def test_self_training_that_loses_agreement_gives_back_the_start_and_says_so(tmp_path):
@@ -148,6 +175,64 @@ def test_the_message_names_both_rates_of_a_trained_encoder_under_the_names_of_th
     with pytest.raises(UserError, match=r"self_train_lr \(now 1e-06\) or self_train_head_lr \(now 0.0005\)"):
         settings = small_training(batch_size=4)
         self_train_iteration(model, documents, toy(), settings, 1, tmp_path, machine=QUIET)
+
+
+# ---- the guard
+
+HELD_OUT = Silver(np.array([1, 2, 4]), csr_array([[1.0, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1]]))
+RIGHT = [[], [0, 1], [0, 2], [], [0, 3]]
+
+
+def surveyed(labels: list[list[int]], chain: tuple[int, ...] = (0, 0, 0, 0, 0)) -> Survey:
+    return Survey(np.array(chain, np.int32), Labels.of(labels), 0.5, torch.zeros(4), torch.zeros(4))
+
+
+def test_agreement_is_the_example_f1_of_the_held_out_documents():
+    assert HELD_OUT.agreement(Labels.of(RIGHT)).tolist() == [1, 1, 1]
+    found = HELD_OUT.agreement(Labels.of([[3], [0, 1], [0], [3], [1, 2, 3]]))
+    assert found == pytest.approx([1, 2 / 3, 2 / 5])
+
+
+def test_a_loss_of_more_than_one_standard_error_is_reason_to_go_back_and_a_smaller_one_is_not():
+    worse = surveyed([[], [0, 1], [0], [], [1, 2, 3]])  # 1, 2/3 and 2/5 instead of 1
+    lost = judge(surveyed(RIGHT), worse, HELD_OUT, 0.0, None)
+    assert (lost.kept, lost.passes_through) == ("start", True)
+    assert (lost.agreement_before, lost.agreement_after) == (1, pytest.approx(31 / 45))
+    assert lost.agreement_floor == pytest.approx(1 - sem([0, -1 / 3, -3 / 5]))
+    mixed = judge(
+        surveyed([[], [0], [0, 2], [], [0, 3]]), surveyed([[], [0, 1], [0, 2], [], [1, 2, 3]]), HELD_OUT, 0.0, None
+    )
+    assert mixed.agreement_after < mixed.agreement_before and mixed.kept == "end"
+    assert mixed.agreement_floor == pytest.approx(8 / 9 - sem([1 / 3, 0, -3 / 5]))
+    assert "within one standard error: the trained model is kept" in mixed.why
+    for before in (worse, surveyed(RIGHT)):
+        assert judge(before, surveyed(RIGHT), HELD_OUT, 0.0, None).why == ""
+
+
+def test_the_floor_of_earlier_iterations_holds_where_it_is_higher_and_may_be_met():
+    middling = surveyed([[], [0, 1], [0], [], [0, 3]])
+    now = float(HELD_OUT.agreement(middling.labels).mean())
+    for floor, kept, next_floor in ((now, "end", now), (now + 1e-9, "start", now + 1e-9), (0.0, "end", now)):
+        verdict = judge(middling, middling, HELD_OUT, 0.0, floor)
+        assert (verdict.kept, verdict.agreement_floor) == (kept, next_floor)
+
+
+def test_one_held_out_document_has_no_standard_error():
+    alone = Silver(np.array([1]), HELD_OUT.positive[[0]])
+    verdict = judge(surveyed(RIGHT), surveyed([[], [0], [], [], []]), alone, 0.0, None)
+    assert (verdict.kept, verdict.agreement_floor) == ("start", 1)
+
+
+@pytest.mark.parametrize("silver", [HELD_OUT, None])
+@pytest.mark.parametrize(("stop_share", "passes_through"), [(0.2, False), (0.21, True)])
+def test_what_changes_fewer_top_paths_than_the_share_lets_the_next_pass_through(silver, stop_share, passes_through):
+    verdict = judge(surveyed(RIGHT), surveyed(RIGHT, chain=(0, 0, 3, 0, 0)), silver, stop_share, None)
+    assert (verdict.kept, verdict.changed, verdict.passes_through) == ("end", 0.2, passes_through)
+
+
+@pytest.mark.parametrize(("share", "usual"), [(0.09, False), (0.1, True), (0.9, True), (0.91, False)])
+def test_a_tenth_to_nine_tenths_of_confident_documents_are_usual(share, usual):
+    assert (self_training._unusual(share) == "") == usual
 
 
 # ---- data parallel

@@ -438,6 +438,44 @@ def test_memory_changes_no_byte_of_a_pair_that_is_settled_in_a_large_table():
     assert spearman.pairwise(*given, 10**8).rho[0, 1] == found[0]
 
 
+class WatchedCodes(ArrayCodes):
+    def __init__(self, codes: np.ndarray) -> None:
+        super().__init__(codes)
+        self.rows: list[int] = []
+
+    def read(self, columns: np.ndarray, start: int, stop: int) -> np.ndarray:
+        self.rows.append(stop - start)
+        return super().read(columns, start, stop)
+
+
+@pytest.mark.parametrize(
+    ("columns", "budget", "threads", "workers", "rows"),
+    [
+        (4, 1, 4, 1, 1024),  # no fewer rows than that
+        (4, 8 * 16 * 2000, 1, 1, 2000),  # an eighth of the budget is for the codes that are read, 16 bytes a row
+        (4, 8 * 3 * 16 * 2000, 3, 3, 2000),
+        (64, 4 * 2 * 24 * 64**2, 5, 2, 1024),  # and a quarter for matrices of sums, one a worker
+        (4, BUDGET, 4, 4, 100_000 // 16 + 1024),  # or some worker would have no block
+    ],
+)
+def test_as_many_workers_as_have_room_read_an_eighth_of_the_budget_at_once(
+    monkeypatch, columns, budget, threads, workers, rows
+):
+    pools, limits = [], []
+    pool, limited = spearman.ThreadPoolExecutor, spearman.threadpool_limits
+    monkeypatch.setattr(spearman, "ThreadPoolExecutor", lambda n: pools.append(n) or pool(n))
+    monkeypatch.setattr(spearman, "threadpool_limits", lambda n, **more: limits.append(n) or limited(n, **more))
+    codes, everything = WatchedCodes(np.ones((columns, 100_000), np.uint32)), np.arange(columns)
+    spearman.centred_gram(codes, everything, everything, np.full(columns, 100_000), 100_000, budget, threads)
+    assert (pools, limits, max(codes.rows)) == ([workers], [threads // workers], rows)
+
+
+@pytest.mark.parametrize(("budget", "rows"), [(1, 64), (4 * 32 * 4 * 500, 500), (BUDGET, 2000)])
+def test_blocks_of_four_columns_are_of_so_many_rows_that_float64_copies_fit(budget, rows):
+    codes = ArrayCodes(np.ones((4, 2000), np.uint32))
+    assert next(spearman.blocks(codes, np.arange(4), budget)).shape == (4, rows)
+
+
 def test_progress_is_told_up_to_the_end():
     table = np.random.default_rng(0).normal(size=(50, 6))
     table[::3, :2] = np.nan
@@ -510,6 +548,39 @@ def test_the_spread_of_the_sketch_is_the_stated_one():
     stated = [sketch.standard_deviation(rho, 256, 4) for rho in exact[0, 1:]]
     assert np.abs(np.mean(errors, axis=0)).max() < 0.02
     assert (measured < 1.5 * np.array(stated)).all() and (measured > 0.6 * np.array(stated)).all()
+
+
+def test_a_sketch_is_the_same_in_any_blocks_of_rows_and_its_norms_are_exact():
+    made, told = encode(correlated_groups(1000, 8, 3)), []
+    given = made["codes"], np.arange(8), 1000
+    whole, norms = sketch.sketch(*given, BUDGET, Pass2(m=64, r=3))
+    found, also = sketch.sketch(*given, 1, Pass2(m=64, r=3), told.append)
+    assert np.array_equal(found, whole) and np.array_equal(also, norms)
+    assert norms.tolist() == [np.square(2 * rankdata(codes) - 1001).sum() for codes in made["codes"].codes]
+    assert told == [*range(64, 1000, 64), 1000]
+    assert len({each.tobytes() for each in whole}) == 3  # each repeat has buckets of its own
+
+
+@pytest.mark.parametrize("tile", [1, 7, 2048])
+def test_columns_are_linked_by_the_mean_of_their_estimates_in_any_tiles(monkeypatch, tile):
+    monkeypatch.setattr(sketch, "TILE", tile)
+    # by the mean of two repeats 0 is linked with 9, and 9 with 4 (by a negative one), both exactly at the bound
+    estimates = np.stack([np.eye(12), np.eye(12)])
+    for (one, other), (first, second) in {(0, 9): (0.75, 0.25), (4, 9): (-0.5, -0.5), (2, 3): (0.9, 0.0)}.items():
+        estimates[:, one, other] = estimates[:, other, one] = first, second
+    roots = np.linalg.cholesky(estimates).swapaxes(1, 2)
+    groups = sketch.linked(roots, 0.5 - 1e-9)
+    assert [group.tolist() for group in groups] == [[0, 4, 9], *([each] for each in (1, 2, 3, 5, 6, 7, 8, 10, 11))]
+
+
+def test_a_candidate_is_within_four_deviations_of_the_threshold(monkeypatch):
+    bounds, linked = [], sketch.linked
+    monkeypatch.setattr(sketch, "linked", lambda sketches, bound: bounds.append(bound) or linked(sketches, bound))
+    pairwise(
+        correlated_groups(500, 8, 3),
+        within=partial(sketch.prescreened, settings=Pass2(spearman_threshold=0.9, m=256, r=4)),
+    )
+    assert bounds == [pytest.approx(0.9 - 4 * np.sqrt(1.81 / 1024))]
 
 
 def test_completing_a_sketched_matrix_fills_whole_groups():

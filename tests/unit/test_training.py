@@ -1,5 +1,6 @@
 """Training: what a run learns, what it survives, and that it is a function of its inputs."""
 
+import contextlib
 import os
 import random
 import types
@@ -35,6 +36,7 @@ from small_models import (
     weights,
 )
 from taxoclass import training
+from taxoclass.bundle import model_size, read_tensors, write_tensors
 from taxoclass.metrics_log import MetricsLog
 from taxoclass.self_training import SelfTraining
 from taxoclass.targets import CoreTargets, core_targets
@@ -83,6 +85,42 @@ def test_a_first_epoch_without_a_loss_is_not_the_best(tmp_path, monkeypatch):
     losses = iter([float("nan"), 2.0, 3.0])
     monkeypatch.setattr(Runner, "mean_loss", lambda *_: next(losses))
     assert learn(tmp_path)[1].best_epoch == 2
+
+
+def test_of_equal_losses_the_weights_of_the_first_epoch_are_kept(tmp_path, monkeypatch):
+    losses, seen = iter([2.0, 1.0, 1.0]), []
+    monkeypatch.setattr(Runner, "mean_loss", lambda self, *_: seen.append(weights(self.inner)) or next(losses))
+    model, report = learn(tmp_path)
+    assert report.best_epoch == 2 and same(weights(model), seen[1]) and not same(seen[1], seen[2])
+
+
+def test_the_validation_loss_is_the_mean_over_the_documents_however_many_are_predicted_at_once():
+    documents, targets = corpus()
+    rows = np.array([5, 3, 0, 10, 7, 2, 1])
+    z = model_of()(*documents.batch(rows)).detach().double()
+    expected = float(targets.loss(z, *targets.batch(rows))) / 7
+    for size in (1, 3, 100):
+        runner = Runner(model_of(), documents, Machine(predict_batch=size), micro_batch=8)
+        assert runner.mean_loss(rows, targets) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_report_of_an_epoch_is_made_of_its_steps(tmp_path):
+    log = Recorder()
+    _, report = learn(
+        tmp_path, faulty(lambda n, calls: float("nan") if calls == 1 else None), log=MetricsLog([log]), clip=2.0
+    )
+    losses, norms = (np.reshape(log.of("step", name), (3, 4)) for name in ("loss", "gradient_norm"))
+    sizes = np.array([32, 32, 32, report.documents - 96])
+    assert 0 < sizes[-1] < 32 and np.isnan(losses[0, 0]) and np.isfinite(losses.ravel()[1:]).all()
+    for epoch, (each, loss, norm) in enumerate(zip(report.history, losses, norms, strict=True)):
+        there = np.isfinite(loss)
+        assert each["epoch"] == epoch + 1 and each["nonfinite_steps"] == (~there).sum() == (epoch == 0)
+        assert each["loss"] == pytest.approx((loss * sizes)[there].sum() / sizes[there].sum())
+        assert each["gradient_norm_mean"] == pytest.approx(norm[there].mean())
+        assert each["gradient_norm_max"] == norm[there].max()
+        assert each["clipped_steps"] == (norm[there] > 2).sum()
+    assert 0 < sum(each["clipped_steps"] for each in report.history) < 11
+    assert log.of("epoch", "step") == [4, 8, 12]
 
 
 def test_no_document_with_a_core_class_is_a_users_error(tmp_path):
@@ -140,6 +178,24 @@ def test_more_epochs_by_steps_are_the_same_run_as_more_epochs(tmp_path):
     assert rates[0] == rates[1] and rates[1][-1] == min(rates[1][2:]) < 0.1 * max(rates[1])  # they fall to the very end
 
 
+def test_progress_is_of_the_texts_of_all_epochs_and_goes_on_where_it_was(tmp_path):
+    told = []
+
+    @contextlib.contextmanager
+    def bar(total, unit, what):
+        done, before = [], []
+        yield types.SimpleNamespace(update=done.append, skip=before.append)
+        told.append((what, total, sum(before), sum(done)))
+
+    for _ in range(2):  # the second takes up the finished state
+        _, report = learn(tmp_path, machine=Machine(progress=bar, warn=lambda text: None))
+    texts, held_out = 3 * report.documents, report.validation_documents
+    assert told == [("predicting", held_out, 0, held_out)] * 3 + [
+        ("training", texts, 0, texts),
+        ("training", texts, texts, 0),
+    ]
+
+
 def test_a_run_of_more_epochs_by_steps_is_resumed_where_it_was(tmp_path, monkeypatch):
     settings, log, told = {"epochs": 1, "min_steps": 16}, MetricsLog.__call__, []
     whole, expected = learn(tmp_path / "whole", **settings)
@@ -166,6 +222,17 @@ def test_tokens_are_padded_to_the_longest_of_the_batch_only():
     assert ids.tolist() == [[2, 3, 0], [2, 5, 3]]
     assert mask.tolist() == [[1, 1, 0], [1, 1, 1]]
     assert documents.batch(np.array([2]))[0].shape == (1, 5)
+    assert (len(documents), documents.lengths.tolist()) == (3, [3, 2, 5])
+    assert len(Tokens(documents.ids, documents.starts[:3], pad=0)) == 2
+
+
+@pytest.mark.parametrize("row", [0, training.BLOCK - 1, training.BLOCK, 2 * training.BLOCK])
+def test_every_value_counts_in_the_digest_of_vectors_and_no_layout_does(row):
+    values = np.zeros((2 * training.BLOCK + 1, 2), np.float32)
+    other = values.copy()
+    other[row, 1] = 1e-30
+    assert len({Vectors(each).digest for each in (values, other, values[:-1], values.astype(np.float64))}) == 4
+    assert Vectors(np.asfortranarray(other)).digest == Vectors(other).digest
 
 
 def test_the_split_follows_the_text_not_the_place():
@@ -288,6 +355,15 @@ def test_shuffles_differ_by_epoch_and_by_seed_and_repeat_otherwise(tmp_path):
     assert same(one, again) and not same(one, other)
     keys = [(seed, 0, epoch) for seed in (1, 2) for epoch in (0, 1)]
     assert len({tuple(training.generator(*key).permutation(50)) for key in keys}) == 4
+
+
+def test_dropout_has_a_seed_of_its_own_in_each_epoch(tmp_path, monkeypatch):
+    models = [model_of(learnt=False) for _ in range(3)]
+    seeds, seed = [], torch.manual_seed
+    monkeypatch.setattr(torch, "manual_seed", lambda value: seeds.append(value) or seed(value))
+    for name, given, model in zip("abc", (1, 1, 2), models, strict=True):
+        learn(tmp_path / name, model, seed=given)
+    assert seeds[:3] == seeds[3:6] and len({*seeds}) == 6
 
 
 def test_a_run_leaves_torchs_generator_alone(tmp_path):
@@ -484,6 +560,16 @@ def test_a_damaged_state_is_started_anew_with_a_word(tmp_path):
     assert same(weights(first), weights(second))
 
 
+def test_a_state_whose_content_is_another_is_told_of_with_its_file(tmp_path):
+    told = []
+    checkpoint = Checkpoint(tmp_path, [], core_training(), told.append)
+    checkpoint.save(model={}, history="[1]")
+    path = tmp_path / training.STATE
+    write_tensors(path, read_tensors(path) | {"history": "[2]"})
+    assert checkpoint.load() is None and not path.exists()
+    assert told == [f"starting anew: {path}: is damaged: its content is not what was written"]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_state_with_a_flipped_bit_is_not_gone_on_with(tmp_path, seed):
     # the reader of the file itself notices one in twenty
@@ -508,6 +594,16 @@ def test_the_state_is_replaced_at_once_or_not_at_all(tmp_path, monkeypatch):
         checkpoint.save(model={}, history="[2]")
     assert checkpoint.load()["history"] == "[1]"
     assert [each.name for each in tmp_path.iterdir()] == [training.STATE]
+
+
+def test_room_is_asked_for_the_model_the_best_one_and_two_moments(tmp_path, monkeypatch):
+    asked, check = [], files.check_space
+    monkeypatch.setattr(files, "check_space", lambda path, size: asked.append((path, size)) or check(path, size))
+    model, _ = learn(tmp_path)
+    assert asked[0] == (tmp_path / training.STATE, 4 * model_size(model))
+    asked.clear()
+    training.scratch_logits(tmp_path, 7, 3)
+    assert asked[0] == (tmp_path / training.LOGITS, 7 * 3 * 4)
 
 
 def test_a_full_disk_is_noticed_before_the_first_step(tmp_path, monkeypatch):

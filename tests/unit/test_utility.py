@@ -22,6 +22,7 @@ from passes import table
         (np.arange(30.0), "regression"),
         (np.arange(30), "regression"),
         (np.arange(30) % 10, "classification"),
+        (np.arange(33) % 11, "regression"),
         (np.arange(30) % 2 == 0, "classification"),
         (np.array(["CI", "CA"] * 15), "classification"),
     ],
@@ -45,6 +46,13 @@ def test_what_can_be_predicted_is_and_noise_is_not(task):
         }
         chance = 0.0 if task == "regression" else 0.5
         assert scores["signal"] > 0.75 and scores["noise"] < chance + 0.15
+
+
+def test_ridge_meets_noise_with_its_heaviest_penalty():
+    values, target = np.split(np.random.default_rng(0).normal(size=(200, 4)), [3], axis=1)
+    model = utility.models("regression", 0)["ridge"]()
+    utility.score(values, target[:, 0], "regression", model, np.arange(150), np.arange(150, 200))
+    assert model[-1].alpha_ == pytest.approx(10_000)
 
 
 def test_several_classes_are_scored_each_against_the_rest():
@@ -113,6 +121,12 @@ def test_the_interval_holds_the_true_score_about_as_often_as_it_says():
         inside += about["low"] <= right <= about["high"]
         naive += abs(found.mean() - right) <= 1.96 * found.std(ddof=1) / len(found) ** 0.5
     assert inside >= 42 and inside > naive  # of 60; the plain interval of the mean is far too narrow
+
+
+def test_the_interval_is_students_with_the_variance_enlarged_by_the_rows_that_folds_share():
+    found = utility.summary(np.array([0.5, 0.6, 0.8, 0.7]), 1 / 4)
+    half = 3.182446 * (0.05 / 3 * (1 / 4 + 1 / 3)) ** 0.5
+    assert found == pytest.approx({"mean": 0.65, "low": 0.65 - half, "high": 0.65 + half}, abs=1e-6)
 
 
 @pytest.fixture
