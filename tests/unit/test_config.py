@@ -587,7 +587,7 @@ def test_a_mistake_in_one_section_is_told_beside_a_sound_other_one():
         ("train_corpus", 3, "a valid string"),
         ("gold_labels", "", "at least 1 character"),
         ("hypothesis_template", 3, "a valid string or a valid list"),
-        ("hypothesis_template", [], "at least 1 item"),
+        ("hypothesis_template", [], "at least 1 item after validation, not 0"),
         ("neighbours", -1, "greater than or equal to 0"),
         ("backend", "bm25", "'embedding' or 'nli'"),
         ("candidates", "some", "'all', 'topdown' or 'paths'"),
