@@ -18,6 +18,10 @@ if [ "$(id -u)" = 0 ]; then
 	isolated=(unshare --net)
 fi
 
+if ! "${as[@]}" "$python" -c ""; then
+	echo "cold start: $python does not run as ${as[*]:-$(id -un)}; give another one, such as PYTHON=/usr/bin/python3" >&2
+	exit 2
+fi
 cd "$scratch/a cold start"
 export HOME="$scratch/home" LC_ALL="${LOCALE:-C}" PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 TMPDIR="$scratch/tmp dir"
 "${as[@]}" mkdir "$TMPDIR"
