@@ -71,7 +71,7 @@ def succeeded(done: subprocess.CompletedProcess[str]) -> str:
 
 def refusal(done: subprocess.CompletedProcess[str]) -> str:
     """The one line with which a run ends before it begins."""
-    [line] = [line for line in done.stderr.splitlines() if not line.startswith("Using workflow specific profile")]
+    [line] = [line for line in done.stderr.splitlines() if not re.match(r"Using (workflow specific )?profile", line)]
     assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
     return line
 
