@@ -17,4 +17,5 @@ def shown(value: Any) -> str:
 
 def one_line(message: object) -> str:
     """The start of what another library says, without line breaks; of an exception that says nothing, its kind."""
-    return " ".join(str(message).split())[:300] or type(message).__name__
+    text = " ".join(str(message).split())[:300]
+    return text or (type(message).__name__ if isinstance(message, BaseException) else "")

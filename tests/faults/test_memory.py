@@ -19,7 +19,6 @@ from transformers import AutoModel, AutoTokenizer
 from common import arrays, files
 from common.arrays import Accelerator
 from descriptors import ranks_on_card
-from descriptors.table import Part
 from faults.conftest import WINGS
 from faults.harness import Pipeline, Place, Struck, in_a_child, main_of, remove, struck, without
 from taxoclass.inference import Loaded
@@ -51,7 +50,7 @@ ON_CPU_TOO = MemoryError("Unable to allocate 7.00 GiB for an array")
 READERS = {
     "arrays": ("pass3", files.np, "load", ON_CPU_TOO),
     "a table": ("pass0", pq, "read_metadata", pa.ArrowMemoryError("malloc of size 7 failed")),
-    "columns": ("pass1", Part, "open", pa.ArrowMemoryError("malloc of size 7 failed")),
+    "columns": ("pass1", pq, "ParquetFile", pa.ArrowMemoryError("malloc of size 7 failed")),
     "the corpus": ("similarity", pq, "read_table", pa.ArrowMemoryError("malloc of size 7 failed")),
     "the cache": ("similarity", files.np, "load", ON_CPU_TOO),
     "a model": ("similarity", AutoModel, "from_pretrained", ON_CPU),

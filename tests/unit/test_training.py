@@ -36,7 +36,7 @@ from small_models import (
     weights,
 )
 from taxoclass import training
-from taxoclass.bundle import model_size, read_tensors, write_tensors
+from taxoclass.bundle import read_tensors, size_of, write_tensors
 from taxoclass.metrics_log import MetricsLog
 from taxoclass.self_training import SelfTraining
 from taxoclass.targets import CoreTargets, core_targets
@@ -600,7 +600,7 @@ def test_room_is_asked_for_the_model_the_best_one_and_two_moments(tmp_path, monk
     asked, check = [], files.check_space
     monkeypatch.setattr(files, "check_space", lambda path, size: asked.append((path, size)) or check(path, size))
     model, _ = learn(tmp_path)
-    assert asked[0] == (tmp_path / training.STATE, 4 * model_size(model))
+    assert asked[0] == (tmp_path / training.STATE, 4 * size_of(model.state_dict()))
     asked.clear()
     training.scratch_logits(tmp_path, 7, 3)
     assert asked[0] == (tmp_path / training.LOGITS, 7 * 3 * 4)
