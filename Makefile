@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # one thread a worker: the tests run side by side
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() or 1, 8))")
+# the tests read files of this repository in any locale; those of the product in other locales leave UTF-8 mode
+PYTEST := OMP_NUM_THREADS=1 PYTHONUTF8=1 $(BIN)/pytest
 # a file's tests share what it set up; the longest come first (testpaths)
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
@@ -39,7 +41,7 @@ demo: $(VENV)/.done
 	@echo "label other texts:     $(BIN)/python scripts/predict.py --model results/taxoclass/model.pt --input new.jsonl"
 
 test: $(VENV)/.done
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE)
+	$(PYTEST) $(SIDE_BY_SIDE)
 
 # both pipelines on a real Slurm of one node, as root; what it needs is installed where that can be done.
 # KILLS=5: runs that are killed at random moments, too
@@ -50,19 +52,19 @@ test-slurm: $(VENV)/.done
 
 # faults injected at seeded places, and the soak, for an hour; FAULTS_SEED=1 for others. Writes docs/reliability.*
 test-faults: $(VENV)/.done
-	FAULTS_RECORD=docs/reliability.json OMP_NUM_THREADS=1 $(BIN)/pytest -m faults tests/faults tests/soak
+	FAULTS_RECORD=docs/reliability.json $(PYTEST) -m faults tests/faults tests/soak
 	$(BIN)/python tests/faults/table.py
 
 # small runs with settings drawn from the schema; SOAK=1000 for more, FAULTS_SEED=1 for others
 soak: $(VENV)/.done
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m faults tests/soak
+	$(PYTEST) -m faults tests/soak
 
 # the suite in other orders and with other examples: tests that lean on one another, examples that none has seen.
 # SEEDS="7 8", ARGS=tests/unit
 SEEDS ?= 1 2 3
 shuffle: $(VENV)/.done
 	for seed in $(SEEDS); do \
-		SHUFFLE=$$seed OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE) --hypothesis-seed=$$seed $(ARGS) || exit 1; \
+		SHUFFLE=$$seed $(PYTEST) $(SIDE_BY_SIDE) --hypothesis-seed=$$seed $(ARGS) || exit 1; \
 	done
 
 # demo and test as a stranger has them: a fresh clone in a folder with a space, no rights, no network once installed.
@@ -72,7 +74,7 @@ cold-start:
 
 # how much of scripts/ the suite runs, the rules' jobs included; what is compiled is not seen
 coverage: $(VENV)/.audit
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(SIDE_BY_SIDE) --cov --cov-report=term:skip-covered
+	$(PYTEST) $(SIDE_BY_SIDE) --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/.done
 	$(BIN)/ruff check .

@@ -172,7 +172,7 @@ def test_another_language_changes_nothing(wing, language, finished, tmp_path, re
     done = subprocess.run(
         [sys.executable, "-c", ALL_JOBS, str(ROOT / "scripts"), str(tmp_path / "commands.json")],
         cwd=pipeline.folder,
-        env={name: value for name, value in ENVIRONMENT.items() if not name.startswith(("LC_", "LANG"))}
+        env={name: value for name, value in ENVIRONMENT.items() if not name.startswith(("LC_", "LANG", "PYTHONUTF8"))}
         | LANGUAGES[language],
         capture_output=True,
         check=False,
