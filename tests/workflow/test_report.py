@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import shlex
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from both_wings import HERE, Project
+from snakemake_runs import commands, succeeded
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -68,7 +68,7 @@ def test_counts_by_reason_are_those_of_the_passes(project, page):
         assert sum(int(row[2]) for row in rows if row[0] == str(number)) == removed
 
 
-def test_the_thresholds_of_this_run_leave_what_it_left(project, monkeypatch):
+def test_the_thresholds_of_this_run_leave_what_it_left(project, dry_runs, monkeypatch):
     import report
     from reporting import selection
 
@@ -80,11 +80,9 @@ def test_the_thresholds_of_this_run_leave_what_it_left(project, monkeypatch):
             name,
             lambda made, *rest, real=real: seen.setdefault((real.__name__, *rest[:1]), real(made, *rest)),
         )
-    argv = project.start(*HERE, "--dry-run", "--forcerun", "report", "--printshellcmds", "--until", "report")
-    argv.wait()
-    [command] = re.findall(r"^\s*(?:Shell command: )?python (\S+/report\.py .*?) > ", project.said, re.M)[-1:]
+    said = succeeded(dry_runs(project.folder, *HERE, "--forcerun", "report", "--printshellcmds", "--until", "report"))
     monkeypatch.chdir(project.folder)
-    monkeypatch.setattr("sys.argv", shlex.split(command))
+    monkeypatch.setattr("sys.argv", commands(said)["report"][1:])
     report.main()
     left = {
         number: json.loads(results(project, f"descriptors/{name}.json"))
