@@ -137,13 +137,14 @@ def check_paths(paths):
 
 
 def check_no_products(paths):
-    """Refuse tables that this workflow makes among those that it reads: each run would change the input of the next."""
+    """Refuse tables in the folders of products: each run could change the input of the next."""
+    products = [Path(RESULTS, wing).absolute() for wing in ("descriptors", "taxoclass")]
     for path in paths:
-        if any(
-            Path(path).absolute().is_relative_to(Path(RESULTS, wing).absolute())
-            for wing in ("descriptors", "taxoclass")
-        ):
-            raise UserError(f"config: descriptors.parquet_glob matches {path}, which this workflow makes; narrow it")
+        if any(Path(path).absolute().is_relative_to(folder) for folder in products):
+            raise UserError(
+                f"config: descriptors.parquet_glob matches {path}, in a folder of this workflow's own products; narrow"
+                " it, or choose another results folder"
+            )
 
 
 def check_files(paths, section="taxoclass"):
