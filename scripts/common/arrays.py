@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
+from dataclasses import dataclass
+from threading import Condition, Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +22,23 @@ from common.errors import UserError
 from common.memory import is_out_of_memory
 
 T = TypeVar("T")
+PIECE = 1 << 22  # bytes that are copied at once; a lane has pinned memory for two
+PARTS = 4  # of a block, a thread
+
+
+@dataclass(frozen=True)
+class Unread:
+    """An array that is read when it is needed, in any parts of its first axis.
+
+    shape, dtype : of the whole. read : of a slice of the first axis.
+    """
+
+    shape: tuple[int, ...]
+    dtype: type[np.generic]
+    read: Callable[[slice], np.ndarray]
+
+    def whole(self) -> np.ndarray:
+        return self.read(slice(None))
 
 
 class Accelerator:
@@ -26,14 +46,18 @@ class Accelerator:
 
     xp : NumPy, or CuPy with the card and the limit of its memory pool set.
     memory : bytes to plan with.
+    threads : of the host, that read what goes to the card.
     """
 
-    def __init__(self, xp: Any, memory: int, warn: Callable[[str], None] = print) -> None:
+    def __init__(self, xp: Any, memory: int, threads: int = 1, warn: Callable[[str], None] = print) -> None:
         self.xp = xp
         self.memory = memory
+        self.threads = threads
         self.warn = warn
-        self._lock = Lock()
-        self._device = xp.cuda.Device() if self.on_card else contextlib.nullcontext()
+        self._lock, self._room = Lock(), Condition()
+        self._taken = 0  # bytes, of those that work beside each other
+        self._idle: list[Lane] = []
+        self._device: Any = xp.cuda.Device() if self.on_card else contextlib.nullcontext()
         self.halvings = 0
         self._most: dict[str, int] = {}  # what fitted, where not all did
         self._peak = 0
@@ -47,7 +71,7 @@ class Accelerator:
 
     def release(self) -> None:
         """Give memory that is not in use back to the card."""
-        gc.collect()  # an error of the reading thread holds itself, and the arrays with it
+        gc.collect()  # an error of a reading thread holds itself, and the arrays with it
         if self.on_card:
             self._peak = self.peak
             self.xp.get_default_memory_pool().free_all_blocks()
@@ -63,26 +87,93 @@ class Accelerator:
         with self._lock, self._device:
             yield
 
+    @contextlib.contextmanager
+    def beside(self, size: int) -> Iterator[Lane]:
+        """Beside other threads, on a stream of its own, as soon as ``size`` bytes of the card are left.
+
+        Whoever asks for more than there are has the card alone.
+        """
+        with self._room:
+            self._room.wait_for(lambda: not self._taken or self._taken + size <= self.memory)
+            self._taken += size
+        try:
+            with self._lane() as lane, lane.current():
+                yield lane
+        finally:
+            with self._room:
+                self._taken -= size
+                self._room.notify_all()
+
+    @contextlib.contextmanager
+    def _lane(self) -> Iterator[Lane]:
+        """One that no other thread uses."""
+        try:
+            lane = self._idle.pop()
+        except IndexError:
+            with self._device:  # or the stream would be of another card
+                lane = _CardLane(self.xp, self._device) if self.on_card else Lane()
+        try:
+            yield lane
+        finally:
+            self._idle.append(lane)
+
     def host(self, array: Any) -> np.ndarray:
         """A copy in the host's memory, or the array itself where it is there."""
         return np.asarray(self.xp.asnumpy(array) if self.on_card else array)
 
-    def upload(self, blocks: Iterable[np.ndarray]) -> Iterator[Any]:
-        """The blocks on the device, each read and copied there, through pinned memory, while the one before is used."""
-        staging = _Staging(self.xp) if self.on_card else None
-        source = iter(blocks)
+    def upload(self, blocks: Iterable[Unread]) -> Iterator[Any]:
+        """The blocks on the device, none larger than the first, each read and copied while the one before is used.
 
-        def following() -> Any:
-            block = next(source, None)
-            return block if staging is None or block is None else staging.copy(block)
+        ``threads`` threads read their parts. A block may be written over once the next one is asked for.
+        """
+        buffers: list[Any] = [None, None]
+        used: list[Any] = [None, None]  # when the buffers may be written
+        with self._stilled(), ThreadPoolExecutor(self.threads) as pool:
 
-        with ThreadPoolExecutor(1) as reader:
-            coming = reader.submit(following)
-            while (block := coming.result()) is not None:
-                coming = reader.submit(following)
-                yield block
-                if staging is not None:
-                    staging.used()
+            def begin(block: Unread, turn: int) -> tuple[Any, int, list[Any]]:
+                size = math.prod(block.shape)
+                if buffers[turn] is None:
+                    buffers[turn] = self.xp.empty(size, block.dtype)
+                    used[turn] = self._mark()  # by whoever had the memory before
+                there = buffers[turn][:size].reshape(block.shape)
+                width = max(-(-len(there) // (PARTS * self.threads)), 1)
+                parts = [slice(first, first + width) for first in range(0, len(there), width)]
+                return there, turn, [pool.submit(self._send, block, part, there[part], used[turn]) for part in parts]
+
+            coming = itertools.starmap(begin, zip(blocks, itertools.cycle((0, 1)), strict=False))
+            begun = next(coming, None)
+            while begun is not None:
+                there, turn, parts = begun
+                arrivals = [part.result() for part in parts]
+                begun = next(coming, None)
+                self._wait(arrivals)
+                yield there
+                used[turn] = self._mark()
+
+    def _send(self, block: Unread, part: slice, there: Any, used: Any) -> Any:
+        """Read a part and send it ``there``, where it may be written once ``used``; when it has arrived."""
+        values = block.read(part)
+        with self._lane() as lane, lane.current():
+            return lane.send(values, there, used)
+
+    def _mark(self) -> Any:
+        """When all that this thread gave the card is done."""
+        return self.xp.cuda.get_current_stream().record() if self.on_card else None
+
+    def _wait(self, arrivals: list[Any]) -> None:
+        """What this thread gives the card from here on is done after the ``arrivals``."""
+        if self.on_card:
+            for arrival in arrivals:
+                self.xp.cuda.get_current_stream().wait_event(arrival)
+
+    @contextlib.contextmanager
+    def _stilled(self) -> Iterator[None]:
+        """In the end, nothing is on its way into memory that is then free for others."""
+        try:
+            yield
+        finally:
+            if self.on_card:
+                self._device.synchronize()
 
     def fitting(self, what: str, size: int, work: Callable[[int], T]) -> T:
         """``work(size)``; on a lack of memory again with half the size, from the beginning, down to 1.
@@ -114,30 +205,101 @@ class Accelerator:
             self.warn(f"out of memory on the card: {size:,} {what} at a time from here on; the result stays the same")
 
 
-class _Staging:
-    """Copies to the card on a stream of its own, from pinned memory, which the card reads by itself."""
+class Lane:
+    """A way to the device and back, of one thread at a time; in the host's memory there is none to go."""
 
-    def __init__(self, cupy: Any) -> None:
-        self._cupy = cupy
-        self._device = cupy.cuda.Device()
+    def current(self) -> contextlib.AbstractContextManager[Any]:
+        """What the thread gives the device meanwhile is done in the lane's order."""
+        return contextlib.nullcontext()
+
+    def put(self, array: np.ndarray) -> Any:
+        """The array on the device."""
+        return array
+
+    def send(self, array: np.ndarray, there: Any, used: Any) -> Any:
+        """The array into ``there``, of its shape, once that is ``used``. Returns when it has arrived."""
+        there[...] = array
+
+    def fetch(self, array: Any) -> np.ndarray:
+        """The array in the host's memory."""
+        return array
+
+
+class _CardLane(Lane):
+    """A stream of a card, which reads and writes two halves of pinned memory by itself while the thread fills others.
+
+    Several threads, each with its own, copy several times as fast as one: from memory that is not pinned a card reads
+    no faster than one thread copies.
+    """
+
+    def __init__(self, cupy: Any, device: Any) -> None:
+        self._cupy, self._device = cupy, device
         self._stream = cupy.cuda.Stream(non_blocking=True)
-        self._pinned: np.ndarray | None = None
-        self._work = cupy.cuda.Stream.null.record()
+        pinned = (cupy.cuda.alloc_pinned_memory(PIECE) for _ in range(2))
+        self._halves = [_Half(np.frombuffer(memory, np.uint8, PIECE)) for memory in pinned]
 
-    def used(self) -> None:
-        """All work on the last block is on its way: once that is done, its memory may be written again."""
-        self._work = self._cupy.cuda.Stream.null.record()
+    def current(self) -> contextlib.AbstractContextManager[Any]:
+        stack = contextlib.ExitStack()
+        stack.enter_context(self._device)
+        stack.enter_context(self._stream)
+        return stack
 
-    def copy(self, block: np.ndarray) -> Any:
-        import cupyx
-
-        with self._device, self._stream:
-            if self._pinned is None or self._pinned.nbytes < block.nbytes:
-                self._pinned = cupyx.empty_pinned(block.nbytes, np.uint8)
-            staged = self._pinned[: block.nbytes].view(block.dtype).reshape(block.shape)
-            np.copyto(staged, block)
-            there = self._cupy.empty(block.shape, block.dtype)
-            self._stream.wait_event(self._work)
-            there.set(staged, self._stream)
-            self._stream.synchronize()
+    def put(self, array: np.ndarray) -> Any:
+        there = self._cupy.empty(array.shape, array.dtype)
+        self.send(array, there, None)
         return there
+
+    def send(self, array: np.ndarray, there: Any, used: Any) -> Any:
+        if used is not None:
+            self._stream.wait_event(used)
+        source, target = np.ascontiguousarray(array, there.dtype).reshape(-1), there.reshape(-1)
+        for half, piece in self._pieces(target):
+            half.wait()
+            staged = half.of(source[piece])
+            np.copyto(staged, source[piece])
+            target[piece].set(staged, self._stream)
+            half.done = self._stream.record()
+        return self._stream.record()
+
+    def fetch(self, array: Any) -> np.ndarray:
+        source = self._cupy.ascontiguousarray(array).reshape(-1)
+        fetched = np.empty(array.shape, array.dtype)
+        target = fetched.reshape(-1)
+        before: tuple[_Half, slice] | None = None
+        for half, piece in self._pieces(source):
+            half.wait()
+            source[piece].get(self._stream, out=half.of(target[piece]), blocking=False)
+            half.done = self._stream.record()
+            self._take(before, target)
+            before = half, piece
+        self._take(before, target)
+        return fetched
+
+    def _pieces(self, array: Any) -> Iterator[tuple[_Half, slice]]:
+        """One half after the other, and the part of ``array``, (n,), that is its turn."""
+        step = PIECE // array.dtype.itemsize
+        pieces = (slice(first, first + step) for first in range(0, array.size, step))
+        return zip(itertools.cycle(self._halves), pieces, strict=False)
+
+    @staticmethod
+    def _take(arrived: tuple[_Half, slice] | None, target: np.ndarray) -> None:
+        if arrived is not None:
+            half, piece = arrived
+            half.wait()
+            np.copyto(target[piece], half.of(target[piece]))
+
+
+@dataclass
+class _Half:
+    """Pinned memory, and when the last copy from or to it is done."""
+
+    memory: np.ndarray
+    done: Any = None
+
+    def wait(self) -> None:
+        if self.done is not None:
+            self.done.synchronize()
+
+    def of(self, like: np.ndarray) -> np.ndarray:
+        """As an array of this size and type."""
+        return self.memory[: like.nbytes].view(like.dtype)

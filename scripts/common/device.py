@@ -68,7 +68,7 @@ def open_arrays(stage: Stage) -> Accelerator | None:
     free = int(cupy.cuda.runtime.memGetInfo()[0]) - OUTSIDE
     granted = min(_granted(stage, card), int(stage.runtime.max_gpu_memory_gb * 1e9), free)
     cupy.get_default_memory_pool().set_limit(size=granted)
-    accelerator = Accelerator(cupy, granted, stage.warn)
+    accelerator = Accelerator(cupy, granted, stage.threads, stage.warn)
     stage.peak_device = lambda: accelerator.peak
     return accelerator
 

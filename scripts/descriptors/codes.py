@@ -7,7 +7,8 @@ ranks, with another 16 bits for the place in it. Passes that need not tell ranks
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ import numpy as np
 import xxhash
 
 from common import files
+from common.arrays import Unread
 from common.errors import UserError
 from descriptors import kernels
 from descriptors.ranks import Coded, fine_bits
@@ -55,10 +57,15 @@ class Codes(Ranks, Protocol):
         ...
 
 
-def row_blocks(codes: Ranks, columns: np.ndarray, size: int) -> Iterator[np.ndarray]:
+def row_blocks(codes: Ranks, columns: np.ndarray, size: int) -> Iterator[Unread]:
     """(len(columns), B) codes of all rows, ``size`` rows at a time."""
-    n_rows = codes.shape[1]
-    return (codes.read(columns, start, min(start + size, n_rows)) for start in range(0, n_rows, size))
+    bounds = ((start, min(start + size, codes.shape[1])) for start in range(0, codes.shape[1], size))
+    return (unread(columns, stop - start, partial(codes.read, start=start, stop=stop)) for start, stop in bounds)
+
+
+def unread(columns: np.ndarray, n_rows: int, read: Callable[[np.ndarray], np.ndarray]) -> Unread:
+    """(len(columns), n_rows) codes, which ``read`` reads of any columns."""
+    return Unread((len(columns), n_rows), np.uint32, lambda part: read(columns[part]))
 
 
 class RankCodes:

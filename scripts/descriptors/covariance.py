@@ -6,14 +6,16 @@ Integers are summed without a rounding: the same bytes for any block size, tile 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from common.arrays import Unread
 from descriptors import feature_kernels
-from descriptors.codes import Ranks, row_blocks
+from descriptors.codes import Ranks, row_blocks, unread
 from descriptors.features import FeatureTables
 from descriptors.gram import EXACT, HALF, LOW
 from descriptors.tiles import Tile
@@ -43,12 +45,12 @@ class ChosenRows:
     def n_rows(self) -> int:
         return self.codes.shape[1] if self.rows is None else len(self.rows)
 
-    def blocks(self, columns: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    def blocks(self, columns: np.ndarray, size: int) -> Iterator[Unread]:
         """(len(columns), B) codes of the chosen rows, ``size`` rows at a time."""
         if self.rows is None:
             return row_blocks(self.codes, columns, size)
-        starts = range(0, len(self.rows), size)
-        return (self._chosen(columns, self.rows[start : start + size]) for start in starts)
+        chosen = (self.rows[start : start + size] for start in range(0, len(self.rows), size))
+        return (unread(columns, len(rows), partial(self._chosen, rows=rows)) for rows in chosen)
 
     def _chosen(self, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Codes of ``rows``, ascending, which may lie far apart: a few times as many are read at once."""
@@ -61,13 +63,14 @@ class ChosenRows:
         return np.concatenate(parts, axis=1)
 
 
-def ahead(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same blocks, each read from the disk while the one before is worked on."""
+def ahead(blocks: Iterable[Unread]) -> Iterator[np.ndarray]:
+    """Whole blocks, each read from the disk while the one before is worked on."""
+    whole = (block.whole() for block in blocks)
     with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(next, blocks, None)
-        while (block := coming.result()) is not None:
-            coming = reader.submit(next, blocks, None)
-            yield block
+        coming = reader.submit(next, whole, None)
+        while (read := coming.result()) is not None:
+            coming = reader.submit(next, whole, None)
+            yield read
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,11 @@ class ExactGram:
         self._float = self._xp.zeros(shape) if self._short else None
         self._words: dict[int, Words] = {}  # by the shift of the limb pair
 
+    @property
+    def rows(self) -> int:
+        """A block of so many rows is multiplied at once."""
+        return EXACT if self._short else self._rows
+
     def add(self, left: np.ndarray, right: np.ndarray) -> None:
         """Add a block: ``left`` (B, p) and ``right`` (B, q), float64 of integers within the bounds."""
         if self._float is not None:

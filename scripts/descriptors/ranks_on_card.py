@@ -7,13 +7,16 @@ Mid-ranks are integers, so a card gives the bytes that the CPU gives. The functi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from common.arrays import Accelerator
+from common.arrays import Accelerator, Lane
 from common.memory import is_out_of_memory
 from descriptors import ranks
 from descriptors.ranks import Coded, fine_bits
+
+BYTES_OF_A_ROW = 56  # of a column that is sorted: values, rows, order, and what the sort takes
 
 
 @dataclass(frozen=True)
@@ -33,29 +36,35 @@ class Sorted:
 def sort(card: Accelerator, column: np.ndarray, work: ranks.Workspace | None = None) -> ranks.InOrder:
     """Values in order, and their codes as :meth:`descriptors.ranks.Many.encode` has them.
 
-    Where the card's memory does not hold the column, the CPU sorts it, in ``work``: to the same bytes.
+    Several threads' columns are sorted side by side, so that copies of one overlap with the sort of another. Where the
+    card's memory does not hold the column, even alone, the CPU sorts it, in ``work``: to the same bytes.
 
     column : (N,) float64; NaN and infinities are missing.
     """
-    try:
-        with card.alone():
-            return _sort(card, column)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-    card.release()
+    for size in (BYTES_OF_A_ROW * len(column), card.memory):
+        try:
+            return _sort(card, column, size)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        card.release()
     card.warn(f"out of memory on the card: it does not hold a column of {len(column):,} rows, so the CPU sorts it")
     return ranks.sort(column, work)
 
 
-def _sort(card: Accelerator, column: np.ndarray) -> Sorted:
-    xp = card.xp
-    values = xp.asarray(column)
+def _sort(card: Accelerator, column: np.ndarray, size: int) -> Sorted:
+    """Once ``size`` bytes of the card are left."""
+    with card.beside(size) as lane:
+        return _sorted(card.xp, lane, column)
+
+
+def _sorted(xp: Any, lane: Lane, column: np.ndarray) -> Sorted:
+    values = lane.put(column)
     rows = xp.flatnonzero(xp.isfinite(values))
     values = values[rows] + 0.0  # one zero of two
-    order = xp.argsort(values, kind="stable")
+    order = xp.argsort(values, kind="stable")  # CuPy's is a radix sort
     ordered, rows = values[order], rows[order]
-    del values, order  # 10^8 rows take 5 GB, and not 8
+    del values, order
     new = xp.ones(len(ordered), bool)
     new[1:] = ordered[1:] != ordered[:-1]
     starts = xp.flatnonzero(new)
@@ -67,10 +76,10 @@ def _sort(card: Accelerator, column: np.ndarray) -> Sorted:
     if len(table) <= ranks.CELLS:
         cells = xp.zeros(len(column), np.uint16)
         cells[rows] = level.astype(np.uint16)
-        return Sorted(card.host(ordered), Coded(card.host(cells), None, card.host(table)))
+        return Sorted(lane.fetch(ordered), Coded(lane.fetch(cells), None, lane.fetch(table)))
     bits = fine_bits(len(column))
     rank = table[level] - np.uint32(1)
     cells, fine = xp.zeros((2, len(column)), np.uint16)
     cells[rows] = ((rank >> np.uint32(bits)) + np.uint32(1)).astype(np.uint16)
     fine[rows] = (rank & np.uint32((1 << bits) - 1)).astype(np.uint16)
-    return Sorted(card.host(ordered), Coded(card.host(cells), card.host(fine), None))
+    return Sorted(lane.fetch(ordered), Coded(lane.fetch(cells), lane.fetch(fine), None))

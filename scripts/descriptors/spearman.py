@@ -71,7 +71,8 @@ class Correlations:
 def blocks(codes: Codes, columns: np.ndarray, budget: int) -> Iterator[np.ndarray]:
     """Row blocks of ``columns``, (P, B) unsigned; a few float64 copies of one fit into a quarter of ``budget``."""
     n_rows = codes.shape[1]
-    return row_blocks(codes, columns, max(min(budget // 4 // (32 * max(len(columns), 1)), n_rows), 64))
+    size = max(min(budget // 4 // (32 * max(len(columns), 1)), n_rows), 64)
+    return (block.whole() for block in row_blocks(codes, columns, size))
 
 
 def told(blocks: Iterable[np.ndarray], read: Callable[[int], None] | None) -> Iterator[np.ndarray]:

@@ -15,8 +15,9 @@ from descriptors.codes import Codes, row_blocks
 from descriptors.gram import HALF, LOW, ExactGram
 
 BYTES_OF_A_SUM = 40  # of a pair: two words, a product, and what becomes of them
-BYTES_OF_A_RANK = 40  # of a value that is centred: its code, integers, their squares, the score
-BYTES_ON_HOST = 12  # of a code that is read, copied and pinned, whose pool rounds up
+BYTES_OF_A_CODE = 8  # of a block, and the one before; half of one is centred and told of, 40 more
+BYTES_ON_HOST = 12  # of a code that is read: its cell, the place there, and what becomes of them
+WORD = 2**62
 LONG = 1 << 22  # rows that are read at once, at most
 
 
@@ -69,29 +70,41 @@ def _in_blocks(
     columns, n_valid = left if symmetric else (np.concatenate(both) for both in zip(left, right, strict=True))
     n_left, bound = len(left.columns), (n >> codes.shift) + 1
     one, other = slice(n_left), slice(None) if symmetric else slice(n_left, None)
+    width, complete = max(len(columns), 1), bool((n_valid == codes.shape[1]).all())
 
     def add(step: int) -> tuple[Any, Any]:
         gram = ExactGram((n_left, len(right.columns)), bound, bound, n, card.xp)
         told = card.xp.zeros((len(columns), 3), np.int64)
-        offsets = card.xp.asarray(n_valid + 1, np.int64)[:, None]
+        centres = card.xp.asarray(n_valid + 1, np.float64)[:, None]
+        height = min(max(step // 2, 1), gram.rows, WORD // bound**2)
         for block in card.upload(row_blocks(codes, columns, step)):
-            ranks = _centred(card.xp, block, offsets, codes.shift, told)
-            gram.add(ranks[one].T, ranks[other].T)
+            for first in range(0, block.shape[1], height):
+                ranks = _centred(card.xp, block[:, first : first + height], centres, codes.shift, complete)
+                gram.add(ranks[one].T, ranks[other].T)
+                _tell(ranks, told)
         return gram.result(), told
 
-    width = max(len(columns), 1)
-    step = min(card.memory // 4 // (BYTES_OF_A_RANK * width), budget // 4 // (BYTES_ON_HOST * width), LONG)
+    step = min(card.memory // 8 // (BYTES_OF_A_CODE * width), budget // 4 // (BYTES_ON_HOST * width), LONG)
     sums, told = (card.host(each) for each in card.fitting("rows", max(step, 1), add))
     return sums, told[one], told[other]
 
 
-def _centred(xp: Any, codes: Any, centres: Any, shift: int, told: Any) -> Any:
-    """As :func:`descriptors.kernels.centre`, of all columns: (P, B) float64 of integers; adds to ``told`` (P, 3)."""
-    ranks = codes.astype(np.int64)
-    ranks = xp.where(ranks == 0, 0, (ranks - centres + ((1 << shift) >> 1)) >> shift)
-    squares = ranks * ranks
-    low = (squares & LOW).sum(axis=1)
-    told[:, 0] += ranks.sum(axis=1)
-    told[:, 1] += (squares >> HALF).sum(axis=1) + (low >> HALF)
-    told[:, 2] += low & LOW
-    return ranks.astype(np.float64)
+def _centred(xp: Any, codes: Any, centres: Any, shift: int, complete: bool) -> Any:
+    """As :func:`descriptors.kernels.centre`, of all columns: (P, B) float64 of integers. ``complete``: none is 0."""
+    ranks = codes.astype(np.float64)
+    ranks -= centres
+    if shift:
+        ranks += (1 << shift) >> 1
+        ranks *= 0.5**shift
+        ranks = xp.floor(ranks)
+    return ranks if complete else xp.where(codes != 0, ranks, 0.0)
+
+
+def _tell(ranks: Any, told: Any) -> None:
+    """Add to ``told`` (P, 3) the sums of (P, B) ranks and, high and low, of their squares: each fits one word."""
+    whole = ranks.astype(np.int64)
+    told[:, 0] += whole.sum(axis=1)
+    whole *= whole
+    squares = whole.sum(axis=1)
+    told[:, 1] += squares >> HALF
+    told[:, 2] += squares & LOW

@@ -147,7 +147,7 @@ class Small(Accelerator):
     """A card, with NumPy in CuPy's place, on which no block of more than ``rows`` rows fits."""
 
     def __init__(self, rows: int, warn: Callable[[str], None]) -> None:
-        super().__init__(np, 10**9, warn)
+        super().__init__(np, 10**9, 2, warn)
         self.rows = rows
 
     def upload(self, blocks):
@@ -169,10 +169,10 @@ def test_a_card_of_any_size_gives_the_same_bytes_or_one_line(
     pipeline = whole.copy(tmp_path / "run")
     sort = ranks_on_card._sort
 
-    def sorted_if_it_fits(card: Accelerator, column: np.ndarray) -> ranks_on_card.Sorted:
+    def sorted_if_it_fits(card: Accelerator, column: np.ndarray, size: int) -> ranks_on_card.Sorted:
         if len(column) > rows:
             raise OutOfMemoryError
-        return sort(card, column)
+        return sort(card, column, size)
 
     monkeypatch.setattr(arrays.gc, "collect", lambda: 0)  # which takes its time where torch is loaded
     monkeypatch.setattr(ranks_on_card, "_sort", sorted_if_it_fits)

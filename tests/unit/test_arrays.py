@@ -1,15 +1,21 @@
-"""Arrays with NumPy in CuPy's place: blocks come in order, and a lack of memory halves what is done at once."""
+"""Arrays with NumPy in CuPy's place, or on a simulated card: blocks come in order; a lack of memory halves them."""
 
 from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-from common.arrays import Accelerator
+import simulated_card
+from common.arrays import Accelerator, Unread
 from common.errors import UserError
 from common.memory import is_out_of_memory
 
@@ -19,34 +25,100 @@ class OutOfMemoryError(MemoryError):
 
 
 def accelerator(told: list[str] | None = None) -> Accelerator:
-    return Accelerator(np, 10**9, (told if told is not None else []).append)
+    return Accelerator(np, 10**9, 2, (told if told is not None else []).append)
+
+
+def unread(values: np.ndarray, read: list[int] | None = None) -> Unread:
+    def part(rows: slice) -> np.ndarray:
+        if read is not None:
+            read.append(int(values[0, 0]))
+        return values[rows]
+
+    return Unread(values.shape, np.uint32, part)
 
 
 def test_blocks_come_in_order_and_the_next_one_is_read_meanwhile():
     read = []
-
-    def blocks():
-        for number in range(5):
-            read.append(number)
-            yield np.full(3, number)
-
+    blocks = [unread(np.full((2, 3), number, np.uint32), read) for number in range(5)]
     ahead = 0
-    for number, block in enumerate(accelerator().upload(blocks())):
+    for number, block in enumerate(accelerator().upload(blocks)):
         assert (block == number).all()
         until = time.monotonic() + 10
-        while len(read) < min(number + 2, 5) and time.monotonic() < until:
+        while max(read) < min(number + 1, 4) and time.monotonic() < until:
             time.sleep(0.001)
-        ahead += len(read) > number + 1
-    assert ahead == 4
+        ahead += max(read) > number
+    assert ahead == 4 and sorted(read) == sorted([*range(5)] * 2)  # each by two threads
+
+
+@given(
+    st.integers(1, 9), st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(1, 4), st.sampled_from([8, 64])
+)
+@pytest.mark.parametrize("xp", [np, simulated_card.cupy], ids=["numpy", "simulated"])
+def test_blocks_arrive_whole_however_they_are_read_and_cut(xp, rows, sizes, threads, piece):
+    sizes.sort(reverse=True)  # the first is the largest
+    rng = np.random.default_rng(rows)
+    blocks = [rng.integers(0, 2**32, (rows, size), np.uint32) for size in sizes]
+    card = Accelerator(xp, 10**9, threads)
+    with mock.patch("common.arrays.PIECE", piece), card.alone():
+        arrived = [card.host(block).copy() for block in card.upload(map(unread, blocks))]
+    assert all(map(np.array_equal, arrived, blocks)) and len(arrived) == len(blocks)
+
+
+@given(hnp.arrays(st.sampled_from([np.float64, np.uint16]), st.integers(0, 50)))
+def test_arrays_go_to_the_card_and_back_in_pieces(array):
+    card = Accelerator(simulated_card.cupy, 10**9)
+    with mock.patch("common.arrays.PIECE", 64), card.beside(0) as lane:
+        back = lane.fetch(lane.put(array))
+    assert back.tobytes() == array.tobytes() and back.dtype == array.dtype
+
+
+def test_a_buffer_is_not_written_before_those_who_had_its_memory_are_done(monkeypatch):
+    cupy = simulated_card.cupy
+
+    def used_before(size: int, dtype: type) -> simulated_card.Array:
+        memory = np.empty(size, dtype)
+        simulated_card.Stream.null.reads(memory)
+        return simulated_card.Array(memory)
+
+    monkeypatch.setattr(cupy, "empty", used_before, raising=False)
+    card = Accelerator(cupy, 10**9, 2)
+    with card.alone():
+        assert [card.host(block)[0, 0] for block in card.upload([unread(np.full((1, 3), 7, np.uint32))])] == [7]
+
+
+def test_nothing_is_on_its_way_once_an_upload_was_left(monkeypatch):
+    monkeypatch.setattr(simulated_card, "LATE", 0.05)
+    card = Accelerator(simulated_card.cupy, 10**9, 2)
+    with card.alone():
+        coming = card.upload([unread(np.ones((4, 3), np.uint32))] * 3)
+        next(coming)
+        coming.close()
+        assert not any(stream.busy for stream in simulated_card.streams)
 
 
 def test_an_error_while_a_block_is_read_is_the_callers():
-    def blocks():
-        yield np.zeros(1)
+    def damaged(_: slice) -> np.ndarray:
         raise UserError("codes.npy: ended early")
 
     with pytest.raises(UserError, match="ended early"):
-        list(accelerator().upload(blocks()))
+        list(accelerator().upload([Unread((1, 1), np.uint32, damaged)]))
+
+
+@pytest.mark.parametrize(("size", "most"), [(10, 3), (16, 2), (30, 1), (99, 1)])
+def test_as_many_work_beside_each_other_as_the_memory_holds(size, most):
+    card, inside, seen, lanes = Accelerator(np, 32), [], [], set()
+
+    def use(number: int) -> None:
+        with card.beside(size) as lane:
+            inside.append(number)
+            lanes.add(lane)
+            time.sleep(0.01)
+            seen.append(len(inside))
+            inside.remove(number)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(use, range(12)))
+    assert max(seen) == len(lanes) == most
 
 
 @pytest.mark.parametrize("limit", range(1, 9))

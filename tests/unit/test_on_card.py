@@ -1,4 +1,4 @@
-"""What a card computes, with NumPy in CuPy's place: the bytes of the CPU's loops, also when memory runs out."""
+"""What a card computes, NumPy or a simulated card in its place: the bytes of the CPU, also when memory runs out."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from test_nonlinear import coded, same_bytes, similarity
 from test_ranks import doubles
 from test_spearman import encode
 
+import simulated_card
 from common.arrays import Accelerator
 from common.errors import UserError
 from conftest import ArrayCodes, few_cells, store, write_table
@@ -23,7 +24,7 @@ from descriptors.ranks import sort
 
 MEMORY = 10**9
 # the same tests on a card: pytest -m gpu
-LIBRARIES = ["numpy", pytest.param("cupy", marks=pytest.mark.gpu)]
+LIBRARIES = ["numpy", "simulated", pytest.param("cupy", marks=pytest.mark.gpu)]
 on_both = pytest.mark.parametrize("library", LIBRARIES)
 
 
@@ -36,7 +37,7 @@ class Small(Accelerator):
 
     def __init__(self, library: str, rows: int, memory: int = MEMORY) -> None:
         self.told: list[str] = []
-        super().__init__(module(library), memory, self.told.append)
+        super().__init__(module(library), memory, 2, self.told.append)
         self.rows, self.tried = rows, []
 
     def upload(self, blocks):
@@ -51,6 +52,8 @@ class Small(Accelerator):
 def module(library: str) -> Any:
     if library == "numpy":
         return np
+    if library == "simulated":
+        return simulated_card.cupy
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed; pip install -r envs/gpu.txt")
     try:
         cupy.cuda.runtime.getDeviceCount()
@@ -60,7 +63,7 @@ def module(library: str) -> Any:
 
 
 def card_of(library: str, memory: int = MEMORY) -> Accelerator:
-    return Accelerator(module(library), memory)
+    return Accelerator(module(library), memory, 3)
 
 
 # ---- pass 1
@@ -119,7 +122,7 @@ SIDES = [
 
 
 @pytest.mark.parametrize(("left", "right"), SIDES)
-@pytest.mark.parametrize("memory", [MEMORY, 30_000, 700])
+@pytest.mark.parametrize("memory", [MEMORY, 30_000, 3_000])
 @on_both
 def test_sums_of_products_are_those_of_the_cpu_however_they_are_cut(library, codes, left, right, memory):
     n = codes.shape[1]
@@ -145,8 +148,8 @@ def test_columns_are_split_where_the_sums_of_all_pairs_do_not_fit(library, codes
 
     monkeypatch.setattr(spearman_on_card, "ExactGram", Watched)
     everything, n = np.arange(9), codes.shape[1]
-    spearman_on_card.centred_gram(card_of(library, 1000), codes, everything, everything, np.full(9, n), n, MEMORY)
-    assert len(sizes) > 4 and all(40 * p * q <= 500 for p, q in sizes)
+    spearman_on_card.centred_gram(card_of(library, 2000), codes, everything, everything, np.full(9, n), n, MEMORY)
+    assert len(sizes) >= 4 and all(40 * p * q <= 1000 for p, q in sizes)
     assert sum(p * q for p, q in sizes) == 81
 
 
