@@ -1,14 +1,16 @@
 """make bench-gpu: the work of every GPU rule at two sizes on one card, beside what the card can do; under ten minutes.
 
 Needs this repository's files and the packages of envs/gpu.txt. Each part is checked against the CPU in a small size,
-then timed. A share is that of the card's own rate, measured here in the same run: of its matrix product in the type
-that is used, or of its copies. Writes a table and JSON; --tiny runs the same lines anywhere, on the CPU if need be.
+then timed, with all that goes to the card and comes back. A share is that of the card's own rate, measured here in the
+same run: of its matrix product in the type that is used, or of its copies from pinned memory. Writes a table and JSON;
+--tiny runs the same lines anywhere, on the CPU if need be.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -34,12 +36,16 @@ from descriptors.covariance import ChosenRows, TilePair  # noqa: E402
 from descriptors.tiles import Tile  # noqa: E402
 
 ROUNDS = 3
-HEAD = ("work", "size", "seconds", "rate", "TFLOP/s", "share", "of", "as on the CPU")
+THREADS = min(os.cpu_count() or 1, 16)  # of the host, that feed the card
+HEAD = ("work", "size", "seconds", "rate", "TFLOP/s", "share", "of", "peak GB", "as on the CPU")
 
 
 @dataclass
 class Line:
-    """One measurement. share : of the card's rate named by ``of``; same : None where it was not compared."""
+    """One measurement. share : of the card's rate named by ``of``; same : None where it was not compared.
+
+    peak : bytes of the card that were taken at most.
+    """
 
     work: str
     size: str
@@ -49,6 +55,7 @@ class Line:
     share: float | None = None
     of: str = ""
     same: bool | None = None
+    peak: int = 0
 
 
 @dataclass
@@ -83,7 +90,22 @@ class Card:
         return statistics.median(seconds)
 
     def accelerator(self) -> Accelerator:
-        return Accelerator(self.xp, self.memory)
+        return Accelerator(self.xp, self.memory, THREADS)
+
+    def peak(self) -> int:
+        """Bytes taken at most since this was last asked; all that is free is given back."""
+        import torch
+
+        taken = 0
+        if self.xp is not np:
+            pool = self.xp.get_default_memory_pool()
+            taken = int(pool.total_bytes())
+            pool.free_all_blocks()
+        if self.torch_device == "cuda":
+            taken += torch.cuda.max_memory_reserved()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        return taken
 
 
 def find(tiny: bool, memory_gb: float) -> Card:
@@ -145,8 +167,11 @@ class InMemory:
     @classmethod
     def random(cls, n_columns: int, n_rows: int) -> InMemory:
         rng = np.random.default_rng(n_columns)
-        base = 2 * np.arange(1, n_rows + 1, dtype=np.uint32)
-        return cls(np.stack([rng.permutation(base) for _ in range(n_columns)]), ranks.fine_bits(n_rows))
+        base = 2 * (1 + rng.permutation(n_rows).astype(np.uint32))
+        codes = np.empty((n_columns, n_rows), np.uint32)
+        for row, begin in zip(codes, rng.integers(1, n_rows, n_columns), strict=True):  # faster than to permute each
+            row[begin:], row[:begin] = base[: n_rows - begin], base[n_rows - begin :]
+        return cls(codes, ranks.fine_bits(n_rows))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -157,28 +182,37 @@ class InMemory:
 
 
 def ranking(card: Card) -> list[Line]:
+    """Several columns side by side, as pass 1 sorts them."""
     lines = []
     for n_rows in (2_000, 20_000) if card.tiny else (2_000_000, 20_000_000):
         column = np.random.default_rng(1).normal(size=n_rows)
+        columns = [np.roll(column, k) for k in range(2 * THREADS)]
         device = card.accelerator()
         found = ranks_on_card.sort(device, column)
-        seconds = card.clock(partial(ranks_on_card.sort, device, column))
         expected = ranks.sort(column).encode()
         coded = found.encode()
         same = all(
             (one is None and other is None) or np.array_equal(one, other)
             for one, other in zip(coded, expected, strict=True)
         )
+
+        def work(device=device, columns=columns) -> None:
+            with ThreadPoolExecutor(THREADS) as pool:
+                for _ in pool.map(partial(ranks_on_card.sort, device), columns):
+                    pass
+
+        seconds = card.clock(work) / len(columns)
         moved = 8 * n_rows + found.ordered.nbytes + sum(part.nbytes for part in coded if part is not None)
         share = moved / seconds / card.rates["copy to the card"]
         rate = f"{n_rows / seconds / 1e6:.1f} M rows/s"
-        lines.append(Line("pass 1, ranking", f"{n_rows:,}", seconds, rate, None, share, "copy to the card", same))
+        size = f"{n_rows:,} a column"
+        lines.append(Line("pass 1, ranking", size, seconds, rate, None, share, "copy to the card", same, card.peak()))
     return lines
 
 
 def gram(card: Card) -> list[Line]:
     lines = []
-    for n_columns, n_rows in ((20, 2_000), (40, 4_000)) if card.tiny else ((500, 500_000), (1_000, 1_000_000)):
+    for n_columns, n_rows in ((20, 2_000), (40, 4_000)) if card.tiny else ((1_000, 500_000), (4_000, 1_000_000)):
         codes, every = InMemory.random(n_columns, n_rows), np.arange(n_columns)
         device, n_valid = card.accelerator(), np.full(n_columns, n_rows)
 
@@ -191,8 +225,8 @@ def gram(card: Card) -> list[Line]:
         seconds = card.clock(on_card)
         flops = 2 * n_rows * n_columns**2 / seconds
         share, rate = flops / card.rates["fp64 product"], f"{n_columns**2 / 2 / seconds / 1e3:,.0f} k pairs/s"
-        size = f"{n_rows:,} x {n_columns:,}"
-        lines.append(Line("pass 2, Spearman", size, seconds, rate, flops / 1e12, share, "fp64 product", same))
+        size, of = f"{n_rows:,} x {n_columns:,}", "fp64 product"
+        lines.append(Line("pass 2, Spearman", size, seconds, rate, flops / 1e12, share, of, same, card.peak()))
     return lines
 
 
@@ -221,16 +255,23 @@ def dependence(card: Card) -> list[Line]:
         seconds = card.clock(lambda every=every, sums=sums: sums(every, True))
         flops = 2 * n_rows * (n_columns * width) ** 2 / seconds
         share, rate = flops / card.rates["fp64 product"], f"{n_columns**2 / 2 / seconds:,.0f} pairs/s"
-        size = f"{n_rows:,} x {n_columns:,}"
-        lines.append(Line("pass 4, RDC sums", size, seconds, rate, flops / 1e12, share, "fp64 product", same))
+        size, of = f"{n_rows:,} x {n_columns:,}", "fp64 product"
+        lines.append(Line("pass 4, RDC sums", size, seconds, rate, flops / 1e12, share, of, same, card.peak()))
     return lines
 
 
 # ---- texts
 
 
-def model_folder(folder: Path, tiny: bool) -> Path:
-    """An entailment model of RoBERTa-large's shape with random weights, and a tokenizer of letters."""
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+SIMILAR = 1e-3  # cosines in bf16 differ from those in fp32 by no more ...
+ENTAILED = 5e-3  # ... and probabilities, which bf16 moves by 2e-3 on a CPU as well (measured)
+
+
+def model_folder(folder: Path, shape: dict[str, int]) -> Path:
+    """An entailment model with random weights, and a tokenizer of numbered words."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
@@ -250,9 +291,6 @@ def model_folder(folder: Path, tiny: bool) -> Path:
     tokens.model_max_length = 512
     torch.manual_seed(0)
     labels = {0: "contradiction", 1: "neutral", 2: "entailment"}
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    if not tiny:
-        shape = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
     own = BertConfig(
         vocab_size=1200, id2label=labels, label2id={label: number for number, label in labels.items()}, **shape
     )
@@ -269,39 +307,62 @@ def documents(count: int, length: int) -> list[str]:
 
 def entailment(card: Card) -> list[Line]:
     """Stage 1 with a large model, on tokens that are no padding."""
+    from taxoclass.inference import Tally
     from taxoclass.scoring import NliScorer, PairScorer
 
     lines = []
     with tempfile.TemporaryDirectory() as scratch:
-        folder = model_folder(Path(scratch), card.tiny)
+        folder = model_folder(Path(scratch), LARGE if not card.tiny else TINY)
         names = [[f"w{k}"] for k in range(8)]
         few = documents(4, 60)
         one, other = (
             PairScorer(NliScorer.load(str(folder), where, 512), few, names).score_all()
             for where in (card.torch_device, "cpu")
         )
-        same = bool(np.abs(1 / (1 + np.exp(-one)) - 1 / (1 + np.exp(-other))).max() <= 2e-2)
+        same = bool(np.abs(1 / (1 + np.exp(-one)) - 1 / (1 + np.exp(-other))).max() <= ENTAILED)
+        scorer = NliScorer.load(str(folder), card.torch_device, 512)
         for length, count in ((20, 8), (40, 8)) if card.tiny else ((128, 2_000), (400, 800)):
             texts = documents(count, length)
+            flops = PairScorer(scorer, texts, names).cost(measure=False).flops
 
-            def run(texts=texts) -> PairScorer:
-                pairs = PairScorer(
-                    NliScorer.load(str(folder), card.torch_device, 512), texts, names, batch_tokens=2**16
-                )
-                pairs.score_all()
-                return pairs
+            def run(texts=texts) -> None:
+                PairScorer(scorer, texts, names, batch_tokens=2**16).score_all()
 
-            scorer = run()
-            flops = PairScorer(scorer.scorer, texts, names).cost(measure=False).flops
-            tally = scorer.tally
+            scorer.loaded.tally = tally = Tally()
             seconds = card.clock(run, 1)
-            rate = f"{tally.tokens / seconds / 1e3:,.0f} k tokens/s, padding {tally.padding_share:.1%}"
+            rate = f"{tally.tokens / 2 / seconds / 1e3:,.0f} k tokens/s, padding {tally.padding_share:.1%}"
             size = f"{count * len(names):,} pairs of up to {length} tokens"
-            share = flops / seconds / card.rates["bf16 product"]
+            lines.append(text_line(card, "stage 1, entailment", size, seconds, rate, flops, same))
+    return lines
+
+
+def embedding(card: Card) -> list[Line]:
+    """Stage 1 with vectors, of an encoder of BERT-base's shape."""
+    from taxoclass.encoders import Encoder
+
+    lines = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = model_folder(Path(scratch), BASE if not card.tiny else TINY)
+        few = documents(8, 60)
+        one, other = (Encoder.load(str(folder), where, 512).encode(few) for where in (card.torch_device, "cpu"))
+        same = bool(np.abs(one @ one.T - other @ other.T).max() <= SIMILAR)
+        encoder = Encoder.load(str(folder), card.torch_device, 512)
+        for length, count in ((20, 8), (40, 8)) if card.tiny else ((128, 20_000), (400, 8_000)):
+            texts = documents(count, length)
+            flops = encoder.cost(texts, measure=False).flops
+            seconds = card.clock(partial(encoder.encode, texts, 2**16), 1)
+            size = f"{count:,} texts of up to {length} tokens"
             lines.append(
-                Line("stage 1, entailment", size, seconds, rate, flops / seconds / 1e12, share, "bf16 product", same)
+                text_line(card, "stage 1, vectors", size, seconds, f"{count / seconds:,.0f} texts/s", flops, same)
             )
     return lines
+
+
+def text_line(
+    card: Card, work: str, size: str, seconds: float, rate: str, flops: float, same: bool | None = None
+) -> Line:
+    share = flops / seconds / card.rates["bf16 product"]
+    return Line(work, size, seconds, rate, flops / seconds / 1e12, share, "bf16 product", same, card.peak())
 
 
 def training(card: Card) -> list[Line]:
@@ -320,8 +381,7 @@ def training(card: Card) -> list[Line]:
     n_classes = 12 if card.tiny else 531
     edges = np.array([(k % 6, k) for k in range(6, n_classes)], np.int64)
     taxonomy = Taxonomy(tuple(map(str, range(n_classes))), tuple((f"w{k}",) for k in range(n_classes)), edges)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    own = BertConfig(vocab_size=1200, **(shape if card.tiny else {}))
+    own = BertConfig(vocab_size=1200, **(TINY if card.tiny else BASE))
     for length, count in ((16, 32), (32, 32)) if card.tiny else ((128, 4_000), (256, 2_000)):
         rng = np.random.default_rng(length)
         sizes = rng.integers(length // 2, length, count)
@@ -343,11 +403,9 @@ def training(card: Card) -> list[Line]:
         seconds = card.clock(run, 1)
         # an epoch, and two looks at the whole corpus
         flops += 2 * flops / 3
-        share = flops / seconds / card.rates["bf16 product"]
         size = f"{count:,} texts of up to {length} tokens"
-        rate = f"{count / seconds:,.0f} texts/s"
         lines.append(
-            Line("stage 4, trained encoder", size, seconds, rate, flops / seconds / 1e12, share, "bf16 product")
+            text_line(card, "stage 4, trained encoder", size, seconds, f"{count / seconds:,.0f} texts/s", flops)
         )
     return lines
 
@@ -365,6 +423,7 @@ def table(card: Card, lines: list[Line]) -> str:
             "" if line.tflops is None else f"{line.tflops:.3g}",
             "" if line.share is None else f"{line.share:.0%}",
             line.of,
+            f"{line.peak / 1e9:.1f}" if line.peak else "",
             "" if line.same is None else "yes" if line.same else "NO",
         )
         for line in lines
@@ -378,7 +437,8 @@ def table(card: Card, lines: list[Line]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="gpu.py", description=__doc__.split("\n\n")[0])
-    parts = {"ranking": ranking, "gram": gram, "dependence": dependence, "entailment": entailment, "training": training}
+    every = (ranking, gram, dependence, entailment, embedding, training)
+    parts = {part.__name__: part for part in every}
     parser.add_argument("--only", nargs="+", choices=list(parts), default=list(parts))
     parser.add_argument("--tiny", action="store_true", help="small sizes, anywhere: shows that it runs, not how fast")
     parser.add_argument("--memory-gb", type=float, default=40.0, help="memory to take on the card (40, as the rules)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,22 +102,26 @@ class Encoder:
         first = np.diff(owner, prepend=-1) > 0
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
 
-        def work(rows: np.ndarray) -> None:
+        def work(rows: np.ndarray) -> Callable[[], None]:
             found = self._pooled(self.loaded.pack([windows[row] for row in rows]))
-            np.add.at(vectors, owner[rows], found * share[rows, None])
-            progress(int(first[rows].sum()))
+
+            def finish() -> None:
+                np.add.at(vectors, owner[rows], found() * share[rows, None])
+                progress(int(first[rows].sum()))
+
+            return finish
 
         self.loaded.run(lengths, batch_tokens, work)
         if not np.isfinite(vectors).all():
             raise UserError(f"{self.loaded.name}: a vector is not finite; the weights are damaged, fetch them again")
         return vectors, tokens
 
-    def _pooled(self, inputs: dict[str, Any]) -> np.ndarray:
+    def _pooled(self, inputs: dict[str, Any]) -> Callable[[], np.ndarray]:
         hidden = self.loaded.forward(inputs).last_hidden_state.float()
         if self.pooling == "cls":
-            return hidden[:, 0].cpu().numpy()
+            return self.loaded.fetched(hidden[:, 0].clone())
         mask = inputs["attention_mask"].unsqueeze(-1)
-        return ((hidden * mask).sum(dim=1) / mask.sum(dim=1)).cpu().numpy()
+        return self.loaded.fetched((hidden * mask).sum(dim=1) / mask.sum(dim=1))
 
     def framed(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """What the model reads of each text, one after the other: (T,) ids and (n + 1,) starts, int64."""

@@ -194,8 +194,12 @@ class Loaded:
         return self.max_length - self.frame.cost
 
     @property
+    def on_card(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
     def bf16(self) -> bool:
-        return self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return self.on_card and torch.cuda.is_bf16_supported(including_emulation=False)
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -241,7 +245,24 @@ class Loaded:
         if "token_type_ids" in self.tokenizer.model_input_names:
             inputs["token_type_ids"] = np.zeros(inside.shape, dtype=np.int64)
             inputs["token_type_ids"][inside] = types
-        return {name: torch.from_numpy(array).to(self.device) for name, array in inputs.items()}
+        return {name: self._sent(torch.from_numpy(array)) for name, array in inputs.items()}
+
+    def _sent(self, tensor: torch.Tensor) -> torch.Tensor:
+        # a card takes what is not pinned only once it has nothing else to do
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.on_card else tensor
+
+    def fetched(self, tensor: torch.Tensor) -> Callable[[], np.ndarray]:
+        """What the device may still be computing: a function that waits for it."""
+        if not self.on_card:
+            return tensor.numpy
+        copied, done = tensor.to("cpu", non_blocking=True), torch.cuda.Event()
+        done.record(torch.cuda.current_stream(self.device))
+
+        def wait() -> np.ndarray:
+            done.synchronize()
+            return copied.numpy()
+
+        return wait
 
     def forward(self, inputs: dict[str, Any]) -> Any:
         """The model's output, without gradients; bf16 where the GPU has it."""
@@ -249,10 +270,11 @@ class Loaded:
         with torch.inference_mode(), half:
             return self.model(**inputs)
 
-    def run(self, lengths: np.ndarray, batch_tokens: int, work: Callable[[np.ndarray], None]) -> None:
+    def run(self, lengths: np.ndarray, batch_tokens: int, work: Callable[[np.ndarray], Callable[[], None]]) -> None:
         """Call ``work(rows)`` for batches of sequences, the longest first, until every row had its turn.
 
-        The first batch holds the longest sequence, so one that does not fit at all is known before the others are run.
+        What it returns is called when the next batch was begun, so that a card is not left waiting. The first batch
+        holds the longest sequence, so one that does not fit at all is known before the others are run.
         When memory runs out, the token budget is halved, for good, and the same rows are tried again.
 
         lengths : (n,) int64, tokens of each sequence with its frame.
@@ -262,27 +284,34 @@ class Loaded:
         UserError : a single sequence does not fit.
         """
         order = np.argsort(-lengths, kind="stable")
+        begun: list[Callable[[], None]] = []
         while len(order):
             budget = min(batch_tokens, self.ceiling or batch_tokens)
             rows = order[: fitting(lengths[order[: max(budget, 1)]], budget)]
-            if self._fits(work, rows):
-                order = order[len(rows) :]
-                self._count(lengths[rows])
-            else:
+            finish = self._begun(work, rows)
+            if finish is None:
                 self._halve(lengths[rows])
+                continue
+            order = order[len(rows) :]
+            self._count(lengths[rows])
+            begun.append(finish)
+            if len(begun) > 1:
+                begun.pop(0)()
+        for finish in begun:
+            finish()
 
     @staticmethod
-    def _fits(work: Callable[[np.ndarray], None], rows: np.ndarray) -> bool:
+    def _begun(work: Callable[[np.ndarray], Callable[[], None]], rows: np.ndarray) -> Callable[[], None] | None:
+        """What ``work`` returns; None where memory ran out."""
         try:
-            work(rows)
-            return True
+            return work(rows)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
         # out here the error, which holds the failed batch's tensors, is gone
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return False
+        return None
 
     def _count(self, lengths: np.ndarray) -> None:
         self.tally.sequences += len(lengths)
@@ -324,7 +353,7 @@ class Loaded:
         inputs = self.pack([text] * rows)
         started = time.perf_counter()
         self.forward(inputs)
-        if self.device.type == "cuda":
+        if self.on_card:
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - started
 

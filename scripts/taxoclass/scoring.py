@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -205,10 +205,10 @@ class NliScorer:
     def key(self) -> str:
         return self.loaded.key(score=self.score, entailment=self.entailment, contradiction=self.contradiction)
 
-    def logits(self, premises: Sequence[np.ndarray], hypotheses: Sequence[np.ndarray]) -> np.ndarray:
-        """One batch: (n,) float32 logits of entailment for ids that fit together within ``max_length``."""
+    def logits(self, premises: Sequence[np.ndarray], hypotheses: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
+        """One batch, begun: (n,) float32 logits of entailment for ids that fit together within ``max_length``."""
         raw = self.loaded.forward(self.loaded.pack(premises, hypotheses)).logits.float()
-        return self._logit(raw).cpu().numpy()
+        return self.loaded.fetched(self._logit(raw))
 
     def _logit(self, raw: torch.Tensor) -> torch.Tensor:
         entailed = raw[:, self.entailment]
@@ -313,10 +313,15 @@ class PairScorer:
         cut = np.minimum(premise_length[documents], left)
         logits = np.empty(len(documents), dtype=np.float32)
 
-        def work(rows: np.ndarray) -> None:
+        def work(rows: np.ndarray) -> Callable[[], None]:
             first = [premises[documents[row]][: cut[row]] for row in rows]
-            logits[rows] = self.scorer.logits(first, [hypotheses[texts[row]] for row in rows])
-            self.progress(len(rows))
+            found = self.scorer.logits(first, [hypotheses[texts[row]] for row in rows])
+
+            def finish() -> None:
+                logits[rows] = found()
+                self.progress(len(rows))
+
+            return finish
 
         self.scorer.loaded.run(cut + hypothesis_length[texts] + self.scorer.loaded.frame.cost, self.batch_tokens, work)
         wrong = int((~np.isfinite(logits)).sum())

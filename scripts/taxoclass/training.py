@@ -259,14 +259,14 @@ class Runner:
 
         def accumulate(size: int) -> float:
             self.model.zero_grad(set_to_none=True)
-            total = 0.0
+            total = torch.zeros((), dtype=torch.float64, device=self.machine.devices[0])  # not waited for each time
             with self.inner.class_vectors_once():
                 for part in blocks(by_length, size):
                     z = self.logits(part)
                     loss = targets.loss(z, *(value.to(z.device) for value in targets.batch(part))) / len(rows)
                     loss.backward()
-                    total += float(loss.detach())
-            return total
+                    total += loss.detach()
+            return float(total)
 
         by_length = rows[np.argsort(self.documents.lengths[rows], kind="stable")]  # less padding, the same mean
         self.model.train()

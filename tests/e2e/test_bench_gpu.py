@@ -22,7 +22,7 @@ def test_every_part_is_measured_at_two_sizes_and_gives_what_the_cpu_gives(tmp_pa
     assert done.returncode == 0, done.stdout + done.stderr
     lines = json.loads((tmp_path / "gpu.json").read_text())["lines"]
     works = [line["work"] for line in lines]
-    assert len(set(works)) == 5 and all(works.count(work) == 2 for work in works)
+    assert len(set(works)) == 6 and all(works.count(work) == 2 for work in works)
     assert all(line["same"] for line in lines if line["work"] != "stage 4, trained encoder")
     assert (tmp_path / "gpu.txt").read_text() == done.stdout
 

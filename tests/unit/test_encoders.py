@@ -11,6 +11,7 @@ import pickle
 import shutil
 import socket
 import string
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -445,14 +446,19 @@ def test_every_row_has_one_turn_with_little_padding_and_memory_errors_halve_the_
     warnings: list[str] = []
     loaded.tally, loaded.ceiling, loaded.warn = Tally(), None, warnings.append
     turns: list[int] = []
+    begun, finished = [], []
 
-    def work(rows: np.ndarray) -> None:
+    def work(rows: np.ndarray) -> Callable[[], None]:
         if len(rows) > limit:
             raise torch.OutOfMemoryError
+        begun.append(len(turns))
+        assert len(begun) - len(finished) <= 2  # one after the other is taken, the next one has begun by then
         turns.extend(rows.tolist())
+        return lambda: finished.append(len(turns))
 
     loaded.run(np.array(lengths), budget, work)
     assert sorted(turns) == list(range(len(lengths)))
+    assert finished == [*begun[2:], len(turns), len(turns)][-len(begun) :]
     assert loaded.tally.sequences == len(lengths)
     assert loaded.tally.tokens == sum(lengths)
     assert loaded.tally.padding_share <= 0.05
