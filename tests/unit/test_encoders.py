@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 from transformers import (
@@ -424,6 +424,7 @@ def test_weights_that_are_not_numbers_are_refused(encoder):
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=80), st.integers(1, 2000))
+@example([171, 190], 380)  # of which 19 are padding
 def test_a_batch_is_as_large_as_budget_and_padding_allow(lengths, budget):
     lengths = sorted(lengths, reverse=True)
 
