@@ -61,6 +61,8 @@ def _sort(card: Accelerator, column: np.ndarray, size: int) -> Sorted:
 def _sorted(xp: Any, lane: Lane, column: np.ndarray) -> Sorted:
     values = lane.put(column)
     rows = xp.flatnonzero(xp.isfinite(values))
+    if not len(rows):  # which not every function of CuPy takes
+        return Sorted(np.empty(0), Coded(np.zeros(len(column), np.uint16), None, np.zeros(1, np.uint32)))
     values = values[rows] + 0.0  # one zero of two
     order = xp.argsort(values, kind="stable")  # CuPy's is a radix sort
     ordered, rows = values[order], rows[order]
