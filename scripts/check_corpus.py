@@ -9,7 +9,7 @@ import numpy as np
 from common.stage import Stage, run_stage
 from common.taxoclass_settings import CheckCorpus
 from taxoclass import products
-from taxoclass.inputs import Texts, read_texts
+from taxoclass.inputs import read_texts
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
 def work(stage: Stage) -> None:
     paths = stage.paths
     files_given = (paths.classes, paths.hierarchy, paths.keywords, paths.train, paths.test)
-    taxonomy, corpus = read_texts(Texts(*files_given, **stage.parameters))
+    taxonomy, corpus = read_texts(*files_given, **stage.parameters)
     if corpus.n_empty:
         stage.warn(f"{corpus.n_empty:,} of {len(corpus):,} documents have no text; they are labelled all the same")
     alone = np.flatnonzero(taxonomy.leaves & (taxonomy.depth == 0))

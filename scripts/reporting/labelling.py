@@ -179,7 +179,8 @@ def quality(made: Labelling) -> tuple[Picture, Table]:
             value = value.get(part)  # no P@1 where it was not asked for
         rows.append((name, value, *intervals.get(key, (None, None))))
     resamples = metrics["parameters"]["bootstrap_resamples"]
-    note = f"95 % intervals of {resamples:,} bootstrap resamples of {metrics['documents']:,} documents."
+    documents = f"{metrics['documents']:,} documents"
+    note = f"95 % intervals of {resamples:,} bootstrap resamples of {documents}." if resamples else f"Of {documents}."
     caption = f"Micro-F1 of the labels of each level, level 0 the roots, and Example-F1 by iteration. {note}"
     return Picture(pictures.svg(drawn), caption), Table(("metric", "value", "from", "to"), rows, note)
 

@@ -165,6 +165,23 @@ def test_on_a_lack_of_memory_blocks_halve_and_the_sums_stay(library, codes, rows
     assert all("rows at a time from here on; the result stays the same" in line for line in card.told)
 
 
+@pytest.mark.gpu
+def test_what_was_granted_is_kept_to_where_more_was_planned():
+    pool = module("cupy").get_default_memory_pool()
+    pool.free_all_blocks()
+    granted, n, every = pool.total_bytes() + 2**27, 2_000_000, np.arange(6)
+    rng = np.random.default_rng(0)
+    stored = ArrayCodes(np.stack([2 * (rng.permutation(n) + 1).astype(np.uint32) for _ in every]))
+    card = card_of("cupy", 10**12)
+    pool.set_limit(size=granted)
+    try:
+        sums, _ = spearman_on_card.centred_gram(card, stored, every, every, np.full(6, n), n, 10**12)
+        assert card.halvings > 0 and card.peak <= granted
+        assert np.array_equal(sums, on_the_cpu(stored, every, every, n)[0])
+    finally:
+        pool.set_limit(size=0)
+
+
 @on_both
 def test_a_card_that_holds_not_one_row_is_told_of_in_one_line(library, codes):
     everything, n = np.arange(9), codes.shape[1]

@@ -113,6 +113,11 @@ def test_the_report_has_the_scores(followed):
             assert re.search(rf"{cells}.*?>{re.escape(report_page.cell(result['mean']))}<", page), (model, name)
 
 
+def test_the_report_has_the_stages_of_the_molecules(followed):
+    page = (followed / "results" / "mine" / "report.html").read_text()
+    assert page.count("<td>molecules_shard</td>") == 2 and page.count("<td>read_molecules</td>") == 1
+
+
 def test_nothing_is_left_to_do_and_other_shards_make_the_same_table(followed):
     dry = "snakemake --configfile my.yaml -n"
     assert "Nothing to be done" in (done := follow(followed, "sh", dry)).stdout + done.stderr
