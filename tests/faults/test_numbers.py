@@ -269,7 +269,7 @@ def test_vectors_of_any_numbers_lead_to_labels_or_to_one_line(kind, finished, tm
     pipeline = finished("taxoclass").copy(tmp_path / "run")
     remove(pipeline.folder / "results" / "taxoclass" / "cache")
     pooled = Encoder._pooled
-    monkeypatch.setattr(Encoder, "_pooled", lambda self, inputs: VECTORS[kind](pooled(self, inputs)))
+    monkeypatch.setattr(Encoder, "_pooled", lambda self, inputs: lambda: VECTORS[kind](pooled(self, inputs)()))
     started = time.perf_counter()
     complaint = pipeline.run_from(0, capfd)
     if "not a number" in kind or "infinite" in kind:
