@@ -30,7 +30,7 @@ from common.storage import fetched, open_storage
 from common.taxoclass_settings import Files
 from descriptors.table import files_digest, open_table
 from descriptors.targets import check as check_target
-from taxoclass.inputs import Texts, read_texts
+from taxoclass.inputs import read_texts
 from taxoclass.models import check as check_model
 
 
@@ -188,7 +188,7 @@ def check_texts(made, given, source):
         return
     with fetched(list(given.values()), STORAGE) as paths:
         there = dict(zip(given, paths))
-        read_texts(Texts(*map(there.get, ("classes", "hierarchy", "keywords", "train", "test")), **now))
+        read_texts(*map(there.get, ("classes", "hierarchy", "keywords", "train", "test")), **now)
 
 
 def check_record(stage, made):
