@@ -66,7 +66,9 @@ rule report:
         script=SCRIPTS / "report.py",
         files=flags(**{name: name for name in REPORTED}),
         rule_graph=RULE_GRAPH,
-        provenances=[f"{RESULTS}/{wing}/provenance" for wing in ("molecules", "descriptors", "taxoclass") if config[wing]],
+        provenances=[
+            f"{RESULTS}/{wing}/provenance" for wing in ("molecules", "descriptors", "taxoclass") if config[wing]
+        ],
     shell:
         "python {params.script:q} --code {params.code} --template {input.template:q} {params.files}"
         " --provenances {params.provenances:q} --rule-graph {params.rule_graph:q} --out-report {output.page:q} > {log:q} 2>&1"
