@@ -126,6 +126,7 @@ def find(tiny: bool, memory_gb: float) -> Card:
     if xp is not np:
         xp.get_default_memory_pool().set_limit(size=memory)
     if cuda:
+        torch.backends.cuda.enable_cudnn_sdp(False)  # as the stages do
         whole = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(memory / whole, 1.0))
     return Card(xp, "cuda" if cuda else "cpu", torch.cuda.get_device_name() if cuda else "CPU", memory, tiny)
@@ -212,7 +213,7 @@ def ranking(card: Card) -> list[Line]:
 
 def gram(card: Card) -> list[Line]:
     lines = []
-    for n_columns, n_rows in ((20, 2_000), (40, 4_000)) if card.tiny else ((1_000, 500_000), (4_000, 1_000_000)):
+    for n_columns, n_rows in ((20, 2_000), (40, 4_000)) if card.tiny else ((2_000, 500_000), (4_000, 1_000_000)):
         codes, every = InMemory.random(n_columns, n_rows), np.arange(n_columns)
         device, n_valid = card.accelerator(), np.full(n_columns, n_rows)
 
@@ -326,7 +327,7 @@ def entailment(card: Card) -> list[Line]:
             flops = PairScorer(scorer, texts, names).cost(measure=False).flops
 
             def run(texts=texts) -> None:
-                PairScorer(scorer, texts, names, batch_tokens=2**16).score_all()
+                PairScorer(scorer, texts, names).score_all()
 
             scorer.loaded.tally = tally = Tally()
             seconds = card.clock(run, 1)
@@ -350,7 +351,7 @@ def embedding(card: Card) -> list[Line]:
         for length, count in ((20, 8), (40, 8)) if card.tiny else ((128, 20_000), (400, 8_000)):
             texts = documents(count, length)
             flops = encoder.cost(texts, measure=False).flops
-            seconds = card.clock(partial(encoder.encode, texts, 2**16), 1)
+            seconds = card.clock(partial(encoder.encode, texts), 1)
             size = f"{count:,} texts of up to {length} tokens"
             lines.append(
                 text_line(card, "stage 1, vectors", size, seconds, f"{count / seconds:,.0f} texts/s", flops, same)
@@ -375,14 +376,14 @@ def training(card: Card) -> list[Line]:
     from taxoclass.inference import forward_flops
     from taxoclass.self_training import SelfTraining, self_train_iteration
     from taxoclass.taxonomy import Taxonomy
-    from taxoclass.training import Machine, Tokens
+    from taxoclass.training import ON_CARD, Machine, Tokens
 
     lines = []
     n_classes = 12 if card.tiny else 531
     edges = np.array([(k % 6, k) for k in range(6, n_classes)], np.int64)
     taxonomy = Taxonomy(tuple(map(str, range(n_classes))), tuple((f"w{k}",) for k in range(n_classes)), edges)
     own = BertConfig(vocab_size=1200, **(TINY if card.tiny else BASE))
-    for length, count in ((16, 32), (32, 32)) if card.tiny else ((128, 4_000), (256, 2_000)):
+    for length, count in ((16, 32), (32, 32)) if card.tiny else ((128, 40_000), (256, 20_000)):
         rng = np.random.default_rng(length)
         sizes = rng.integers(length // 2, length, count)
         ids = rng.integers(4, 1200, int(sizes.sum()))
@@ -392,10 +393,11 @@ def training(card: Card) -> list[Line]:
         architecture = Architecture.of(settings, backbone)
         model = build(taxonomy, rng.normal(size=(n_classes, own.hidden_size)), architecture, 0, backbone)
         flops = 3 * float(forward_flops(backbone, sizes).sum())
-        machine = Machine([torch.device(card.torch_device)], warn=lambda _: None)
+        sizes = ON_CARD if card.torch_device == "cuda" else {}
+        machine = Machine([torch.device(card.torch_device)], **sizes, warn=lambda _: None)
 
         def run(model=model, texts=texts, machine=machine) -> None:
-            given = SelfTrain(self_train_epochs=1, self_train_batch_size=64, micro_batch=64)
+            given = SelfTrain(self_train_epochs=1, self_train_batch_size=64)
             settings = SelfTraining.of(given, trainable=True)
             with tempfile.TemporaryDirectory() as scratch:
                 self_train_iteration(model, texts, taxonomy, settings, 1, Path(scratch), machine=machine)
@@ -446,6 +448,7 @@ def main() -> None:
     arguments = parser.parse_args()
     card = find(arguments.tiny, arguments.memory_gb)
     measure(card)
+    card.peak()
     lines: list[Line] = []
     for name in arguments.only:
         print(f"{name} ...", file=sys.stderr, flush=True)

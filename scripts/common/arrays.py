@@ -65,17 +65,27 @@ class Accelerator:
     @property
     def peak(self) -> int:
         """The most bytes that were taken of the card so far; freed blocks stay in the pool until ``release``."""
-        if self.on_card:
-            self._peak = max(self._peak, int(self.xp.get_default_memory_pool().total_bytes()))
+        self._peak = max(self._peak, self._held())
         return self._peak
+
+    def _held(self) -> int:
+        """Bytes of the card that are in use or kept for later use."""
+        if not self.on_card:
+            return 0
+        with self._device:
+            return int(self.xp.get_default_memory_pool().total_bytes())
 
     def release(self) -> None:
         """Give memory that is not in use back to the card."""
         gc.collect()  # an error of a reading thread holds itself, and the arrays with it
+        self._give_back()
+
+    def _give_back(self) -> None:
+        self._peak = self.peak
         if self.on_card:
-            self._peak = self.peak
-            self.xp.get_default_memory_pool().free_all_blocks()
-            self.xp.get_default_pinned_memory_pool().free_all_blocks()
+            with self._device:
+                self.xp.get_default_memory_pool().free_all_blocks()
+                self.xp.get_default_pinned_memory_pool().free_all_blocks()
 
     @property
     def on_card(self) -> bool:
@@ -99,6 +109,8 @@ class Accelerator:
         try:
             with self._lane() as lane, lane.current():
                 yield lane
+            if self._held() > self.memory // 2:  # each stream keeps its own, and more of it as sizes vary
+                self._give_back()
         finally:
             with self._room:
                 self._taken -= size
@@ -121,6 +133,13 @@ class Accelerator:
         """A copy in the host's memory, or the array itself where it is there."""
         return np.asarray(self.xp.asnumpy(array) if self.on_card else array)
 
+    def read_at_once(self, length: int) -> int:
+        """Of an upload of blocks of so many rows, how many are in the host's memory at once."""
+        return min(length, self.threads * self._part(length))
+
+    def _part(self, length: int) -> int:
+        return max(-(-length // (PARTS * self.threads)), 1)
+
     def upload(self, blocks: Iterable[Unread]) -> Iterator[Any]:
         """The blocks on the device, none larger than the first, each read and copied while the one before is used.
 
@@ -136,7 +155,7 @@ class Accelerator:
                     buffers[turn] = self.xp.empty(size, block.dtype)
                     used[turn] = self._mark()  # by whoever had the memory before
                 there = buffers[turn][:size].reshape(block.shape)
-                width = max(-(-len(there) // (PARTS * self.threads)), 1)
+                width = self._part(len(there))
                 parts = [slice(first, first + width) for first in range(0, len(there), width)]
                 return there, turn, [pool.submit(self._send, block, part, there[part], used[turn]) for part in parts]
 

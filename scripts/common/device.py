@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from common.cards import Card
 from common.errors import UserError, one_line
 from common.stage import Stage
 
+EMULATED = "CUBLAS_EMULATE_DOUBLE_PRECISION"
 OUTSIDE = 2**28  # bytes of the card that are left to what else runs on it
 LEAST_CUPY = (14, 2)
 
@@ -44,6 +46,8 @@ def open_device(stage: Stage) -> str:
     if card is None:
         return "cpu"
     granted = _granted(stage, card)
+    # cuDNN plans attention anew for each number and length of texts, which takes longer than most batches
+    torch.backends.cuda.enable_cudnn_sdp(False)
     torch.cuda.set_device(card.index)
     torch.cuda.set_per_process_memory_fraction(min(granted / card.memory, 1.0), card.index)
     stage.peak_device = lambda: int(torch.cuda.max_memory_reserved(card.index))
@@ -60,6 +64,7 @@ def open_arrays(stage: Stage) -> Accelerator | None:
     card = _chosen(stage, "CuPy", _cupy_cards)
     if card is None:
         return None
+    os.environ[EMULATED] = "0"  # or cuBLAS might round what the passes take for exact integers
     import cupy
 
     cupy.cuda.Device(card.index).use()

@@ -130,7 +130,11 @@ class Similarity(CandidateSelection, Seeded):
         description="ways to cluster the documents, for mining: posterior where classes have hundreds of them; "
         "0 = none (sentence encoder)",
     )
-    batch_tokens: int = Field(8192, ge=64, description="tokens run at once; halved by itself when memory runs out")
+    batch_tokens: int | None = Field(
+        None,
+        ge=64,
+        description="tokens run at once, halved by itself when memory runs out; null = 8,192, on a GPU 65,536",
+    )
 
     @model_validator(mode="after")
     def _pairs_are_chosen_for_nli_only(self) -> Similarity:
@@ -202,10 +206,11 @@ class CoreClasses(CandidateSelection, LevelWeights, NameWords):
 
 
 class Optimiser(Seeded):
-    micro_batch: int = Field(
-        16,
+    micro_batch: int | None = Field(
+        None,
         ge=1,
-        description="documents in memory at once, halved by itself when memory runs out (trained encoder)",
+        description="documents in memory at once, halved by itself when memory runs out (trained encoder); "
+        "null = 16, on a GPU all of a step",
     )
     weight_decay: float = Field(0.01, ge=0, description="of AdamW; biases and norms have none")
     warmup: Share = Field(0.06, description="share of the steps in which the learning rates rise from 0")

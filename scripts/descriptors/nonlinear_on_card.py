@@ -17,8 +17,9 @@ from descriptors.feature_kernels import CELL_BITS
 from descriptors.features import by_cell
 from descriptors.gram import EXACT, HALF, Words
 
-BYTES_OF_A_FEATURE = 20  # of a block: as integers and as floats, and those of the block before
-BYTES_ON_HOST = 32  # of a code that is read, chosen, copied and pinned
+BYTES_OF_A_CODE = 8  # of a block, and the one before
+BYTES_OF_A_FEATURE = 20  # of what is multiplied at once: as integers and as floats
+BYTES_ON_HOST = 32  # of a code that is read and chosen
 LONG = 1 << 22  # rows that are read at once, at most
 
 
@@ -34,11 +35,16 @@ def accumulate(card: Accelerator, pair: TilePair, budget: int, read: Callable[[i
     if tables is None:
         pair.accumulate(budget, read)
         return
-    height = len(columns) * pair.width
-    fits = min(card.memory // 4 // (BYTES_OF_A_FEATURE * max(height, 1)), budget // (BYTES_ON_HOST * len(columns)))
-    size = min(fits, LONG, EXACT // pair.bound**2 - 1)
+    on_host = BYTES_ON_HOST * card.read_at_once(len(columns))
+    size = max(min(card.memory // 16 // (BYTES_OF_A_CODE * len(columns)), budget // on_host, LONG), 1)
+    most = card.memory // 4 // (BYTES_OF_A_FEATURE * len(columns) * pair.width)
+    exact = EXACT // pair.bound**2 - 1
+
+    def summed(rows: int) -> list[Words]:
+        return _sums(card, pair, *tables, rows, max(min(exact, most * rows // size), 1))
+
     with card.alone():
-        sums = card.fitting("rows", max(size, 1), lambda rows: _sums(card, pair, *tables, rows))
+        sums = card.fitting("rows", size, summed)
         host = [(card.host(each.high), card.host(each.low)) for each in sums]
     product, count, *moments = host
     pair.product.take(*product)
@@ -48,8 +54,13 @@ def accumulate(card: Accelerator, pair: TilePair, budget: int, read: Callable[[i
     read(pair.codes.n_rows)
 
 
-def _sums(card: Accelerator, pair: TilePair, table: np.ndarray, starts: np.ndarray, size: int) -> list[Words]:
-    """Of all rows: products of features, common rows of patterns, and of each side sums and squares by pattern."""
+def _sums(
+    card: Accelerator, pair: TilePair, table: np.ndarray, starts: np.ndarray, size: int, height: int
+) -> list[Words]:
+    """Of all rows: products of features, common rows of patterns, and of each side sums and squares by pattern.
+
+    ``size`` rows are read, ``height`` multiplied at once.
+    """
     xp, width = card.xp, pair.width
     n_left, n_right = len(pair.left.columns), len(pair.right.columns)
     n_patterns = len(pair.left.first), len(pair.right.first)
@@ -58,7 +69,8 @@ def _sums(card: Accelerator, pair: TilePair, table: np.ndarray, starts: np.ndarr
     moments = [_Moments(card, n_left, n_patterns[1], width)]
     if not pair.within:
         moments.append(_Moments(card, n_right, n_patterns[0], width))
-    for codes in card.upload(pair.codes.blocks(pair.columns, size)):
+    blocks = card.upload(pair.codes.blocks(pair.columns, size))
+    for codes in (block[:, at : at + height] for block in blocks for at in range(0, block.shape[1], height)):
         features, masks = look_up(codes), (codes != 0).astype(np.float64)
         left, left_masks = features[: n_left * width], masks[pair.left.first]
         right, right_masks = left, left_masks

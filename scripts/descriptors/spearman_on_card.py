@@ -75,7 +75,8 @@ def _in_blocks(
     def add(step: int) -> tuple[Any, Any]:
         gram = ExactGram((n_left, len(right.columns)), bound, bound, n, card.xp)
         told = card.xp.zeros((len(columns), 3), np.int64)
-        centres = card.xp.asarray(n_valid + 1, np.float64)[:, None]
+        # halves up, as the CPU rounds
+        centres = card.xp.asarray(n_valid + 1 - ((1 << codes.shift) >> 1), np.float64)[:, None]
         height = min(max(step // 2, 1), gram.rows, WORD // bound**2)
         for block in card.upload(row_blocks(codes, columns, step)):
             for first in range(0, block.shape[1], height):
@@ -84,17 +85,20 @@ def _in_blocks(
                 _tell(ranks, told)
         return gram.result(), told
 
-    step = min(card.memory // 8 // (BYTES_OF_A_CODE * width), budget // 4 // (BYTES_ON_HOST * width), LONG)
+    on_host = BYTES_ON_HOST * max(card.read_at_once(width), 1)
+    step = min(card.memory // 8 // (BYTES_OF_A_CODE * width), budget // 4 // on_host, LONG)
     sums, told = (card.host(each) for each in card.fitting("rows", max(step, 1), add))
     return sums, told[one], told[other]
 
 
 def _centred(xp: Any, codes: Any, centres: Any, shift: int, complete: bool) -> Any:
-    """As :func:`descriptors.kernels.centre`, of all columns: (P, B) float64 of integers. ``complete``: none is 0."""
+    """As :func:`descriptors.kernels.centre`, of all columns: (P, B) float64 of integers. ``complete``: none is 0.
+
+    ``centres``, (P, 1), are half a step of 2^``shift`` less than those.
+    """
     ranks = codes.astype(np.float64)
     ranks -= centres
     if shift:
-        ranks += (1 << shift) >> 1
         ranks *= 0.5**shift
         ranks = xp.floor(ranks)
     return ranks if complete else xp.where(codes != 0, ranks, 0.0)

@@ -15,7 +15,7 @@ from common import files
 from common.errors import UserError
 from common.progress import Progress, unseen
 from common.taxoclass_settings import Pooling
-from taxoclass.inference import BATCH_TOKENS, Cost, Loaded, Tally, Warn, forward_flops, load
+from taxoclass.inference import Cost, Loaded, Tally, Warn, forward_flops, load
 
 SHARD = 1024  # texts of a file of the cache
 
@@ -73,7 +73,7 @@ class Encoder:
     def encode(
         self,
         texts: Sequence[str],
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
         progress: Progress = unseen,
     ) -> np.ndarray:
         """(n, d) float32, a vector of length 1 a text, in the order of ``texts``.
@@ -91,7 +91,7 @@ class Encoder:
         return unit(vectors)[inverse]
 
     def raw(
-        self, texts: Sequence[str], batch_tokens: int = BATCH_TOKENS, progress: Progress = unseen
+        self, texts: Sequence[str], batch_tokens: int | None = None, progress: Progress = unseen
     ) -> tuple[np.ndarray, np.ndarray]:
         """Vectors as the model gives them, (n, d) float32, and (n,) int64, the tokens of the whole texts."""
         ids, tokens = self.loaded.tokens(texts, self.loaded.room * self.chunks)
@@ -120,6 +120,8 @@ class Encoder:
         hidden = self.loaded.forward(inputs).last_hidden_state.float()
         if self.pooling == "cls":
             return self.loaded.fetched(hidden[:, 0].clone())
+        if "attention_mask" not in inputs:
+            return self.loaded.fetched(hidden.sum(dim=1) / hidden.shape[1])
         mask = inputs["attention_mask"].unsqueeze(-1)
         return self.loaded.fetched((hidden * mask).sum(dim=1) / mask.sum(dim=1))
 
@@ -130,7 +132,7 @@ class Encoder:
         framed, _, lengths = self.loaded.frame.join(ids)
         return framed, np.cumsum([0, *lengths])
 
-    def cost(self, texts: Sequence[str], batch_tokens: int = BATCH_TOKENS, *, measure: bool = True) -> Cost:
+    def cost(self, texts: Sequence[str], batch_tokens: int | None = None, *, measure: bool = True) -> Cost:
         """What :meth:`encode` will take, from a short run on this machine."""
         unique, _ = distinct(texts)
         ids, _ = self.loaded.tokens(unique, self.loaded.room * self.chunks)
@@ -178,7 +180,7 @@ def encode_cached(
     encoder: Encoder,
     texts: Sequence[str],
     cache_folder: str | Path,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     progress: Progress = unseen,
 ) -> np.ndarray:
     """As :meth:`Encoder.encode`, but what is in the cache is not run, and what is run is kept, shard by shard.

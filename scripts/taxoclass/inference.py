@@ -21,7 +21,7 @@ from common.memory import excuse, is_out_of_memory
 from taxoclass.models import WEIGHTS, digest, locate, weight_files
 
 PADDED = 20  # tokens of a batch, of which one at most is padding
-BATCH_TOKENS = 8192
+BATCH_TOKENS = {"cpu": 8192, "cuda": 65_536}  # a CPU's cache is small, a card waits for every kernel to be started
 TOKENISED = 1024  # texts that the tokenizer is given at once
 CALIBRATION_SECONDS = 0.5
 
@@ -120,6 +120,11 @@ class Tally:
         return 1.0 - self.tokens / self.padded if self.padded else 0.0
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on the device; a card would take what is not pinned only once it has nothing else to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def fitting(lengths: np.ndarray, budget: int) -> int:
     """How many of the next sequences make a batch: within the token budget and with at most 5 % padding.
 
@@ -197,6 +202,9 @@ class Loaded:
     def on_card(self) -> bool:
         return self.device.type == "cuda"
 
+    def batch_tokens(self, given: int | None) -> int:
+        return given or BATCH_TOKENS[self.device.type]
+
     @property
     def bf16(self) -> bool:
         return self.on_card and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -236,20 +244,17 @@ class Loaded:
         return ids, np.array(full, dtype=np.int64)
 
     def pack(self, firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray] | None = None) -> dict[str, Any]:
-        """Framed, right-padded model inputs, each (n, longest) int64 on the device."""
+        """Framed, right-padded model inputs, each (n, longest) int64 on the device; no mask if nothing is padding."""
         ids, types, lengths = self.frame.join(firsts, seconds)
         inside = np.arange(lengths.max()) < lengths[:, None]
         inputs = {"input_ids": np.full(inside.shape, self.tokenizer.pad_token_id, dtype=np.int64)}
         inputs["input_ids"][inside] = ids
-        inputs["attention_mask"] = inside.astype(np.int64)
+        if not inside.all():
+            inputs["attention_mask"] = inside.astype(np.int64)
         if "token_type_ids" in self.tokenizer.model_input_names:
             inputs["token_type_ids"] = np.zeros(inside.shape, dtype=np.int64)
             inputs["token_type_ids"][inside] = types
-        return {name: self._sent(torch.from_numpy(array)) for name, array in inputs.items()}
-
-    def _sent(self, tensor: torch.Tensor) -> torch.Tensor:
-        # a card takes what is not pinned only once it has nothing else to do
-        return tensor.pin_memory().to(self.device, non_blocking=True) if self.on_card else tensor
+        return {name: send(torch.from_numpy(array), self.device) for name, array in inputs.items()}
 
     def fetched(self, tensor: torch.Tensor) -> Callable[[], np.ndarray]:
         """What the device may still be computing: a function that waits for it."""
@@ -270,14 +275,16 @@ class Loaded:
         with torch.inference_mode(), half:
             return self.model(**inputs)
 
-    def run(self, lengths: np.ndarray, batch_tokens: int, work: Callable[[np.ndarray], Callable[[], None]]) -> None:
+    def run(
+        self, lengths: np.ndarray, batch_tokens: int | None, work: Callable[[np.ndarray], Callable[[], None]]
+    ) -> None:
         """Call ``work(rows)`` for batches of sequences, the longest first, until every row had its turn.
 
         What it returns is called when the next batch was begun, so that a card is not left waiting. The first batch
         holds the longest sequence, so one that does not fit at all is known before the others are run.
         When memory runs out, the token budget is halved, for good, and the same rows are tried again.
 
-        lengths : (n,) int64, tokens of each sequence with its frame.
+        lengths : (n,) int64, tokens of each sequence with its frame. batch_tokens : None = see ``BATCH_TOKENS``.
 
         Raises
         ------
@@ -285,8 +292,9 @@ class Loaded:
         """
         order = np.argsort(-lengths, kind="stable")
         begun: list[Callable[[], None]] = []
+        most = self.batch_tokens(batch_tokens)
         while len(order):
-            budget = min(batch_tokens, self.ceiling or batch_tokens)
+            budget = min(most, self.ceiling or most)
             rows = order[: fitting(lengths[order[: max(budget, 1)]], budget)]
             finish = self._begun(work, rows)
             if finish is None:
@@ -329,7 +337,7 @@ class Loaded:
         self.tally.halvings += 1
         self.warn(f"out of memory at {len(lengths)} x {longest} tokens; token budget halved to {self.ceiling:,}")
 
-    def calibrate(self, length: int, batch_tokens: int = BATCH_TOKENS) -> float:
+    def calibrate(self, length: int, batch_tokens: int | None = None) -> float:
         """Seconds per FLOP, the best of batches that double until they took half a second or one fills the budget.
 
         NaN where not one sequence fits in memory; the run will say so.
@@ -340,7 +348,7 @@ class Loaded:
         rows, total, best = 1, 0.0, np.nan
         try:
             self._timed(text, 1)  # warm
-            while total < CALIBRATION_SECONDS and (rows == 1 or rows * size <= batch_tokens):
+            while total < CALIBRATION_SECONDS and (rows == 1 or rows * size <= self.batch_tokens(batch_tokens)):
                 spent = self._timed(text, rows)
                 total, best = total + spent, np.fmin(best, spent / (rows * each))
                 rows *= 2

@@ -39,7 +39,7 @@ def predict_into(
     def store(rows: np.ndarray, z: np.ndarray) -> None:
         out[rows] = scale(z if more is None else z + more[rows].toarray())
 
-    Runner(model, documents, machine, micro_batch=1).predict(np.arange(len(documents)), store)
+    Runner(model, documents, machine).predict(np.arange(len(documents)), store)
     return out
 
 

@@ -19,7 +19,7 @@ from common.progress import Progress, unseen
 from common.taxoclass_settings import Names, NliScore
 from taxoclass.decoding import Chains
 from taxoclass.encoders import Encoder, content_keys, distinct, piece, unit
-from taxoclass.inference import BATCH_TOKENS, Cost, Loaded, Tally, Warn, forward_flops, load
+from taxoclass.inference import Cost, Loaded, Tally, Warn, forward_flops, load
 from taxoclass.taxonomy import Taxonomy
 
 PART = {"cpu": 1024, "cuda": 65_536}
@@ -99,7 +99,7 @@ def combine(scores: np.ndarray, starts: np.ndarray, names: Names) -> np.ndarray:
 # ---- backend: embedding
 
 
-def label_vectors(encoder: Encoder, groups: Sequence[Sequence[str]], batch_tokens: int = BATCH_TOKENS) -> np.ndarray:
+def label_vectors(encoder: Encoder, groups: Sequence[Sequence[str]], batch_tokens: int | None = None) -> np.ndarray:
     """(T, d) float32 of length 1: of each group of texts the mean of their vectors.
 
     Cosines with the mean over four templates were .01 to .02 Example-F1 better than with the name or the path alone on
@@ -214,8 +214,9 @@ class NliScorer:
         entailed = raw[:, self.entailment]
         if self.contradiction is not None:
             return entailed - raw[:, self.contradiction]
-        others = [index for index in range(raw.shape[1]) if index != self.entailment]
-        return entailed - torch.logsumexp(raw[:, others], dim=1)
+        # a list as an index would be copied to a card, and waited for
+        others = torch.cat([raw[:, : self.entailment], raw[:, self.entailment + 1 :]], dim=1)
+        return entailed - torch.logsumexp(others, dim=1)
 
 
 @dataclass
@@ -235,7 +236,7 @@ class PairScorer:
     documents: Sequence[str]
     class_texts: Sequence[Sequence[str]]
     names: Names = "best"
-    batch_tokens: int = BATCH_TOKENS
+    batch_tokens: int | None = None
     cache_folder: str | Path | None = None
     progress: Progress = unseen
     known: np.ndarray = field(init=False, repr=False)  # (distinct documents, distinct texts), NaN = not run

@@ -189,7 +189,7 @@ def self_train_iteration(
     log = log or MetricsLog()
     inputs = ["self_train", iteration, fingerprint, documents.digest, weights_digest(model.state_dict())]
     checkpoint = Checkpoint(folder, inputs, settings, machine.warn)
-    runner = Runner(model, documents, machine, settings.micro_batch)
+    runner = Runner(model, documents, machine, settings)
     start = {name: value.detach().clone() for name, value in runner.inner.state_dict().items()}
     logits = scratch_logits(folder, len(documents), runner.inner.n_classes)
     before = survey(runner, logits, taxonomy, weights)

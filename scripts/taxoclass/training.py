@@ -28,6 +28,7 @@ from common.stage import Stage
 from common.taxoclass_settings import TrainClassifier
 from taxoclass.bundle import content_digest, read_tensors, size_of, weights_digest, write_tensors
 from taxoclass.classifier import Classifier, unwrap, wrap
+from taxoclass.inference import send
 from taxoclass.metrics_log import MetricsLog
 from taxoclass.targets import CoreTargets, Targets
 
@@ -47,7 +48,7 @@ class Optimisation:
     encoder_lr, head_lr : peak rates of the trained transformer and of all other weights (class encoder, B, b).
     weight_decay : of matrices; biases and norms have none.
     warmup : share of the steps over which the rates rise from 0; afterwards they fall to 0, both linearly.
-    batch_size : documents a step; micro_batch : documents on the device at once, an upper limit.
+    batch_size : documents a step; micro_batch : documents on the device at once, an upper limit; None: see ``Machine``.
     validation_share : of documents, chosen by their hash.
     nonfinite_steps : so many in a row end the run.
     """
@@ -59,7 +60,7 @@ class Optimisation:
     warmup: float
     clip: float
     batch_size: int
-    micro_batch: int
+    micro_batch: int | None
     validation_share: float
     nonfinite_steps: int
     seed: int
@@ -102,10 +103,12 @@ class Machine:
     devices : one, or several for a data-parallel wrapper.
     mixed_precision : bf16 where the device has it.
     progress : opens a bar, see ``no_bar``.
+    micro_batch : documents trained on at once where none was set, an upper limit; None: all of a step.
     predict_batch : documents predicted at once, an upper limit; needs less memory than a micro-batch of as many.
     """
 
     devices: Sequence[torch.device] = (torch.device("cpu"),)
+    micro_batch: int | None = 16
     predict_batch: int = 128
     mixed_precision: bool = True
     warn: Callable[[str], None] = print
@@ -114,8 +117,9 @@ class Machine:
     @classmethod
     def of(cls, stage: Stage, device: str, mixed_precision: bool) -> Machine:
         """The device that was opened for a stage, with its bars and warnings."""
-        bar = partial(progress, stage.name)
-        return cls([torch.device(device)], mixed_precision=mixed_precision, warn=stage.warn, progress=bar)
+        where, bar = torch.device(device), partial(progress, stage.name)
+        sizes = ON_CARD if where.type == "cuda" else {}
+        return cls([where], **sizes, mixed_precision=mixed_precision, warn=stage.warn, progress=bar)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 on a GPU that computes in it; float32 elsewhere. Never fp16, whose range needs a loss scale."""
@@ -125,6 +129,8 @@ class Machine:
 
 
 CPU = Machine()
+# which waits for every kernel to be started, however little it does
+ON_CARD: dict[str, Any] = {"micro_batch": None, "predict_batch": 1024}
 
 
 # ---- documents
@@ -233,12 +239,17 @@ def _digest(*arrays: np.ndarray) -> str:
 class Runner:
     """A model on its devices, and the numbers of documents that fit there at once, in training and in prediction."""
 
-    def __init__(self, model: nn.Module, documents: Documents, machine: Machine, micro_batch: int) -> None:
+    def __init__(
+        self, model: nn.Module, documents: Documents, machine: Machine, settings: Optimisation | None = None
+    ) -> None:
+        """``settings``: None where nothing is trained."""
         self.model = wrap(unwrap(model), machine.devices)
         self.inner: Classifier = unwrap(self.model)
         self.documents = documents
         self.machine = machine
-        self.sizes = {"micro-batch": micro_batch, "predict_batch": machine.predict_batch}
+        self.sizes = {"predict_batch": machine.predict_batch}
+        if settings is not None:
+            self.sizes["micro-batch"] = settings.micro_batch or machine.micro_batch or settings.batch_size
 
     @property
     def micro_batch(self) -> int:
@@ -249,7 +260,7 @@ class Runner:
         """(b, C) float32, on the device."""
         device = self.machine.devices[0]
         with self.machine.autocast():
-            return self.model(*[part.to(device) for part in self.documents.batch(rows)])
+            return self.model(*[send(part, device) for part in self.documents.batch(rows)])
 
     def gradients(self, rows: np.ndarray, targets: Targets) -> float:
         """Leave the gradient of the mean loss of ``rows`` in the parameters, however many micro-batches it takes.
@@ -262,8 +273,8 @@ class Runner:
             total = torch.zeros((), dtype=torch.float64, device=self.machine.devices[0])  # not waited for each time
             with self.inner.class_vectors_once():
                 for part in blocks(by_length, size):
-                    z = self.logits(part)
-                    loss = targets.loss(z, *(value.to(z.device) for value in targets.batch(part))) / len(rows)
+                    wanted = [send(value, self.machine.devices[0]) for value in targets.batch(part)]
+                    loss = targets.loss(self.logits(part), *wanted) / len(rows)
                     loss.backward()
                     total += loss.detach()
             return float(total)
@@ -612,7 +623,7 @@ def train(
         _digest(training),
         weights_digest(model.state_dict()),
     ]
-    runner = Runner(model, documents, machine, settings.micro_batch)
+    runner = Runner(model, documents, machine, settings)
     loop = Loop(
         runner,
         training,

@@ -1,6 +1,7 @@
 """The device is what was asked for and granted, said in one line; the threads are those of the rule."""
 
 import argparse
+import os
 import sys
 import types
 
@@ -40,6 +41,7 @@ def machine(monkeypatch, tmp_path):
         torch.cuda, "set_per_process_memory_fraction", lambda share, index: told.update(share=share, of=index)
     )
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda index: 123 + index)
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", lambda on: told.update(cudnn_plans=on))
     return told
 
 
@@ -136,7 +138,10 @@ def test_the_next_job_takes_the_next_card(opened, machine):
 )
 def test_torch_takes_no_more_of_the_card_than_was_granted(opened, machine, memory, share, said):
     _, stage, line = opened("auto", 1, present=1, memory=memory)
-    assert machine == {"index": 0, "share": pytest.approx(share), "of": 0} and f"{said} GB of it" in line
+    assert (
+        machine == {"index": 0, "share": pytest.approx(share), "of": 0, "cudnn_plans": False}
+        and f"{said} GB of it" in line
+    )
     assert stage.peak_device() == 123  # what provenance has
 
 
@@ -155,11 +160,22 @@ class Pool:
 @pytest.fixture
 def cupy(monkeypatch):
     """CuPy as far as opening a card needs it, with one card of 141 GB."""
+    monkeypatch.setenv("CUBLAS_EMULATE_DOUBLE_PRECISION", "1")
     pool = Pool()
     properties = {"uuid": b"cut", "name": GPU.encode(), "totalGlobalMem": 141 * 10**9}
     used = []
     module = types.ModuleType("cupy")
-    device = types.SimpleNamespace(use=lambda: used.append(True))
+
+    class Device:
+        def __init__(self, index: int = 0) -> None: ...
+
+        def use(self) -> None:
+            used.append(True)
+
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *_: object) -> None: ...
+
     runtime = types.SimpleNamespace(
         getDeviceCount=lambda: 1,
         getDeviceProperties=lambda index: properties,
@@ -167,7 +183,7 @@ def cupy(monkeypatch):
     )
     module.__version__, module.ones = "14.2.0", np.ones
     monkeypatch.setattr(common.device, "_uuid", lambda index: f"uuid-{index}")
-    module.cuda = types.SimpleNamespace(runtime=runtime, Device=lambda *_: device)
+    module.cuda = types.SimpleNamespace(runtime=runtime, Device=Device)
     module.get_default_memory_pool = lambda: pool
     module.used = used
     monkeypatch.setitem(sys.modules, "cupy", module)
@@ -182,6 +198,7 @@ def test_cupy_takes_the_less_of_what_was_granted_and_what_was_planned(cupy, gran
     assert isinstance(card, Accelerator) and card.xp is cupy and cupy.used == [True]
     assert card.memory == cupy.get_default_memory_pool().limit == limit * 10**9
     assert stage.peak_device() == 77 and stage.device == f"cuda ({GPU})"
+    assert os.environ["CUBLAS_EMULATE_DOUBLE_PRECISION"] == "0"  # integers are added up in fp64
 
 
 def test_what_is_taken_already_of_a_card_is_not_granted(cupy):

@@ -311,7 +311,7 @@ def test_blocks_are_bounded_by_the_hosts_memory_too(library):
         np.stack([2 * (np.random.default_rng(k).permutation(6000) + 1).astype(np.uint32) for k in range(3)])
     )
     card, every = Small(library, 10**6), np.arange(3)
-    sums, _ = spearman_on_card.centred_gram(card, codes, every, every, np.full(3, 6000), 6000, 4 * 12 * 3 * 500)
+    sums, _ = spearman_on_card.centred_gram(card, codes, every, every, np.full(3, 6000), 6000, 4 * 12 * 2 * 500)
     assert max(card.tried) == 500 and np.array_equal(sums, on_the_cpu(codes, every, every, 6000)[0])
 
 

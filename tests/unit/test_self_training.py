@@ -81,7 +81,7 @@ def test_masses_and_confidence_are_those_of_the_whole_corpus(tmp_path):
 def test_the_corpus_is_looked_at_block_by_block(tmp_path, monkeypatch):
     documents, _ = corpus()
     model = less_sure(learn(tmp_path / "a")[0])
-    runner, logits = Runner(model, documents, QUIET, 8), np.empty((N, 6), np.float32)
+    runner, logits = Runner(model, documents, QUIET), np.empty((N, 6), np.float32)
     whole = survey(runner, logits, toy(), None)
     assert 0 < whole.confident < 1
     mass_q = self_training._mass_of_targets(SelfTargets("paper", 2.0, 0.5, logits, whole.log_f, whole.log_g))
@@ -163,7 +163,7 @@ def test_targets_of_self_training_are_frozen_between_refreshes(tmp_path, monkeyp
 def test_predictions_are_streamed_into_a_memory_map(tmp_path):
     found = training.scratch_logits(tmp_path, N, 6)
     assert isinstance(found, np.memmap) and found.dtype == np.float32
-    self_training.fill(Runner(model_of(), corpus()[0], QUIET, 8), found)
+    self_training.fill(Runner(model_of(), corpus()[0], QUIET), found)
     assert np.isfinite(np.load(tmp_path / training.LOGITS)).all()
 
 

@@ -100,7 +100,7 @@ def test_the_validation_loss_is_the_mean_over_the_documents_however_many_are_pre
     z = model_of()(*documents.batch(rows)).detach().double()
     expected = float(targets.loss(z, *targets.batch(rows))) / 7
     for size in (1, 3, 100):
-        runner = Runner(model_of(), documents, Machine(predict_batch=size), micro_batch=8)
+        runner = Runner(model_of(), documents, Machine(predict_batch=size))
         assert runner.mean_loss(rows, targets) == pytest.approx(expected, rel=1e-6)
 
 
@@ -311,7 +311,7 @@ def test_every_document_is_seen_once_an_epoch_and_the_mean_is_over_the_step(tmp_
             return super().batch(rows)
 
     watching = Watching(documents.values)
-    runner = Runner(model_of(), watching, QUIET, micro_batch=7)
+    runner = Runner(model_of(), watching, QUIET, core_training(micro_batch=7))
     loss = runner.gradients(np.arange(30), targets)
     assert sorted(np.concatenate(seen)) == list(range(30)) and [len(rows) for rows in seen] == [7, 7, 7, 7, 2]
     z = model_of()(*documents.batch(np.arange(30)))
@@ -399,7 +399,7 @@ def test_on_a_lack_of_memory_the_micro_batch_halves_and_the_batch_stays(tmp_path
 
 def test_prediction_halves_on_its_own():
     documents, _ = corpus()
-    runner = Runner(faulty(out_of_memory_above(40)), documents, QUIET, micro_batch=8)
+    runner = Runner(faulty(out_of_memory_above(40)), documents, QUIET, core_training(micro_batch=8))
     found = np.zeros((N, 6), dtype=np.float32)
     runner.predict(np.arange(N), found.__setitem__)
     torch.testing.assert_close(torch.from_numpy(found), model_of(learnt=False)(*documents.batch(np.arange(N))).detach())
