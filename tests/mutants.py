@@ -25,12 +25,17 @@ MODULES = [
     "descriptors/sampling", "descriptors/variance", "descriptors/ranks", "descriptors/gram", "descriptors/spearman",
     "descriptors/sketch", "descriptors/clusters", "descriptors/vif", "descriptors/covariance", "descriptors/dependence",
     "descriptors/chance", "descriptors/lineage", "descriptors/alternatives", "descriptors/utility", "common/pieces",
+    "descriptors/features", "descriptors/codes", "descriptors/ordering", "descriptors/shards", "descriptors/pearson",
+    "descriptors/common_rows", "descriptors/ranks_on_card", "descriptors/spearman_on_card",
+    "descriptors/nonlinear_on_card", "common/arrays", "common/files", "taxoclass/classifier", "taxoclass/inference",
     "taxoclass/taxonomy", "taxoclass/words", "taxoclass/scoring", "taxoclass/clustering", "taxoclass/posterior",
     "taxoclass/mining", "taxoclass/targets", "taxoclass/training", "taxoclass/self_training", "taxoclass/prediction",
+    "taxoclass/inference": "test_encoders.py test_scoring.py",
     "taxoclass/labels", "taxoclass/decoding", "taxoclass/expected_f1", "taxoclass/metrics",
 ]  # fmt: skip
 # what pytest is given below tests/unit/, where it is not test_<name>.py
 TESTS = {
+    "common/arrays": "test_arrays.py test_on_card.py",
     "common/pieces": "test_shards.py",
     "descriptors/chance": "test_nonlinear.py -k 'null or gate or counts or standard'",
     "descriptors/common_rows": "test_spearman.py test_pair_kernels.py",
@@ -39,9 +44,13 @@ TESTS = {
     "descriptors/feature_kernels": "test_nonlinear.py",
     "descriptors/features": "test_nonlinear.py",
     "descriptors/ordering": "test_codes.py",
+    "descriptors/nonlinear_on_card": "test_on_card.py",
     "descriptors/pearson": "test_spearman.py",
+    "descriptors/ranks_on_card": "test_on_card.py",
     "descriptors/sketch": "test_spearman.py",
+    "descriptors/spearman_on_card": "test_on_card.py",
     "taxoclass/decoding": "test_decoding.py test_mining.py",
+    "taxoclass/inference": "test_encoders.py test_scoring.py",
     "taxoclass/labels": "test_decoding.py test_labels_parquet.py",
 }
 
