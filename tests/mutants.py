@@ -30,7 +30,6 @@ MODULES = [
     "descriptors/nonlinear_on_card", "common/arrays", "common/files", "taxoclass/classifier", "taxoclass/inference",
     "taxoclass/taxonomy", "taxoclass/words", "taxoclass/scoring", "taxoclass/clustering", "taxoclass/posterior",
     "taxoclass/mining", "taxoclass/targets", "taxoclass/training", "taxoclass/self_training", "taxoclass/prediction",
-    "taxoclass/inference": "test_encoders.py test_scoring.py",
     "taxoclass/labels", "taxoclass/decoding", "taxoclass/expected_f1", "taxoclass/metrics",
 ]  # fmt: skip
 # what pytest is given below tests/unit/, where it is not test_<name>.py
