@@ -377,6 +377,23 @@ def test_quality_is_fewer_missing_then_more_variance_then_file_order():
     assert ordering.quality_ranks(missing, variance).tolist() == [4, 3, 0, 1, 2]
 
 
+def test_of_equal_gaps_the_stronger_column_is_kept_then_the_one_that_varies_more():
+    told = [  # missing ratio, strength, normalised variance; best first
+        (4e-7, 3.0, 0.0),  # as good as none missing
+        (0, 2.000000002, 0.0),
+        (0, 2.0, 0.2),
+        (0, 2.0, 0.1),
+        (0, 2.0000000004, 0.1),  # the same strength; the file's order
+        (0, 1.0, 0.2),
+        (6e-6, 9.0, 0.2),
+        (0.1, 9.0, 0.2),
+    ]
+    missing, strength, variance = np.array(told).T
+    shuffled = np.array([7, 2, 3, 0, 6, 4, 5, 1])
+    best = ordering.best_first(missing[shuffled], variance[shuffled], strength[shuffled])
+    assert shuffled[best].tolist() == list(range(8))
+
+
 @given(st.lists(st.text("aAbB_ 10é", max_size=3), unique=True))
 def test_name_order_sorts_the_names(names):
     assert [names[place] for place in ordering.name_order(names)] == sorted(names)
