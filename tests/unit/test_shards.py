@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from common import files, pieces
 from common.errors import UserError
-from descriptors.shards import read_shards, rectangles, write_shard
+from descriptors.shards import pairs_of, read_shards, rectangles, write_shard
 
 
 @given(st.integers(0, 60), st.integers(1, 80))
@@ -19,6 +19,14 @@ def test_parts_make_up_everything_in_order(count, shards):
     assert [name for block in blocks for name in block] == things
     sizes = [len(block) for block in blocks]
     assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(("shards", "blocks"), [(1, 1), (2, 2), (3, 2), (4, 3), (6, 3), (7, 4), (10, 4), (64, 11)])
+def test_columns_are_cut_into_the_fewest_blocks_that_give_each_shard_a_pair(shards, blocks):
+    pairs = [part for shard in range(1, shards + 1) for part in rectangles(1000, shard, shards)]
+    assert len({left.tobytes() for left, _ in pairs}) == blocks and len(pairs) == blocks * (blocks + 1) // 2
+    assert all(rectangles(1000, shard, shards) for shard in range(1, shards + 1))
+    assert pairs_of(pairs) == sum(1 for left, right in pairs for _ in left for _ in right)
 
 
 @given(st.integers(0, 40), st.integers(1, 60))
