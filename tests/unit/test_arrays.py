@@ -104,6 +104,13 @@ def test_an_error_while_a_block_is_read_is_the_callers():
         list(accelerator().upload([Unread((1, 1), np.uint32, damaged)]))
 
 
+@pytest.mark.parametrize(
+    ("threads", "length", "rows"), [(1, 100, 25), (2, 16, 4), (2, 100, 26), (2, 3, 2), (4, 3, 3), (3, 0, 0)]
+)
+def test_it_is_known_how_many_rows_of_a_block_are_in_memory_at_once(threads, length, rows):
+    assert Accelerator(np, 1, threads).read_at_once(length) == rows
+
+
 @pytest.mark.parametrize(("size", "most"), [(10, 3), (16, 2), (30, 1), (99, 1)])
 def test_as_many_work_beside_each_other_as_the_memory_holds(size, most):
     card, inside, seen, lanes = Accelerator(np, 32), [], [], set()
