@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -469,3 +470,21 @@ def test_what_a_product_is_known_by_is_what_it_says_and_not_which_files_were_wri
     files.write_json(tmp_path / "other.json", {"x": [1, "3"]})
     digests = [files.digest(tmp_path / name) for name in ("record.json", "alone.json", "other.json")]
     assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize(("free", "fits"), [(64 * 2**20 + 1000, True), (64 * 2**20 + 999, False), (500, False)])
+def test_what_the_disk_has_no_room_for_is_refused_before_the_work(tmp_path, monkeypatch, free, fits):
+    asked = []
+
+    def usage(folder: Path) -> SimpleNamespace:
+        asked.append(folder)
+        return SimpleNamespace(free=free)
+
+    monkeypatch.setattr(files.shutil, "disk_usage", usage)
+    path = tmp_path / "not" / "yet" / "state.pt"
+    if fits:
+        files.check_space(path, 1000)
+    else:
+        with pytest.raises(UserError, match=r"state\.pt: needs 0 MB and 67 MB to spare, .+ free some space"):
+            files.check_space(path, 1000)
+    assert asked == [tmp_path]  # the first folder that is there
