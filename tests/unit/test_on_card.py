@@ -137,6 +137,19 @@ def test_sums_of_products_are_those_of_the_cpu_however_they_are_cut(library, cod
     assert np.array_equal((told[:, 1] << 32) + told[:, 2], (expected_told[:, 1] << 32) + expected_told[:, 2])
 
 
+@pytest.mark.parametrize("rows", [1, 7, 350])
+def test_no_more_rows_are_taken_at_once_than_one_word_holds_the_squares_of(codes, rows, monkeypatch):
+    everything, n, heights = np.arange(9), codes.shape[1], []
+    tell = spearman_on_card._tell
+    monkeypatch.setattr(spearman_on_card, "WORD", rows * ((n >> codes.shift) + 1) ** 2)
+    monkeypatch.setattr(
+        spearman_on_card, "_tell", lambda ranks, told: (heights.append(len(ranks.T)), tell(ranks, told))
+    )
+    sums, _ = spearman_on_card.centred_gram(card_of("numpy"), codes, everything, everything, np.full(9, n), n, MEMORY)
+    assert max(heights) == rows and sum(heights) == n
+    assert np.array_equal(sums, on_the_cpu(codes, everything, everything, n)[0])
+
+
 @on_both
 def test_columns_are_split_where_the_sums_of_all_pairs_do_not_fit(library, codes, monkeypatch):
     sizes = []
