@@ -329,6 +329,17 @@ def test_blocks_are_bounded_by_the_hosts_memory_too(library):
 
 
 @on_both
+def test_blocks_leave_room_for_what_becomes_of_them(library, codes):
+    columns, n, rows = np.arange(9), codes.shape[1], 40
+    card = Small(library, 10**6, memory=8 * 8 * len(columns) * rows)  # an eighth, for two blocks of 4 bytes a code
+    spearman_on_card.centred_gram(card, codes, columns, columns, np.full(9, n), n, MEMORY)
+    assert max(card.tried) == rows
+    values = np.random.default_rng(5).standard_normal((4, 130))
+    card = Small(library, 10**6, memory=16 * 8 * len(values) * rows)  # a sixteenth
+    assert same_bytes(compared(values, card), compared(values)) and max(card.tried) == rows
+
+
+@on_both
 def test_the_rows_are_told_once_even_if_they_were_read_twice(library):
     values = np.random.default_rng(8).standard_normal((4, 130))
     seen = []
