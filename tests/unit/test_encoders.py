@@ -466,6 +466,15 @@ def test_every_row_has_one_turn_with_little_padding_and_memory_errors_halve_the_
     assert loaded.tally.halvings == len(warnings) <= 8  # 200 sequences at first, one in the end
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 7])
+def test_texts_are_tokenised_part_by_part(encoder, at_once, monkeypatch):
+    texts = sentences(20)
+    ids, counts = encoder.loaded.tokens(texts, 9)
+    monkeypatch.setattr(inference, "TOKENISED", at_once)
+    again, also = encoder.loaded.tokens(texts, 9)
+    assert list(map(list, again)) == list(map(list, ids)) and np.array_equal(also, counts) and len(ids) == 20
+
+
 def test_the_padding_share_of_real_batches_is_what_the_tally_says(encoder):
     seen: list[tuple[int, int]] = []
     pack = encoder.loaded.pack
