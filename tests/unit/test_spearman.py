@@ -170,6 +170,14 @@ def test_pearson_equals_pandas(table, missing):
     assert np.array_equal(ours, again, equal_nan=True)
 
 
+@pytest.mark.parametrize("missing", ["mean", "pairwise"])
+def test_pearson_of_columns_far_from_nil_that_reach_far_down_keeps_its_digits(missing):
+    rng = np.random.default_rng(0)
+    table = np.maximum(50 - np.exp(rng.normal(size=(500, 3)) + rng.normal(size=(500, 1))), 20)
+    ours = pearson(lambda: [table.T], len(table), encode(table), missing, 3)
+    assert np.allclose(ours, np.corrcoef(table.T), rtol=1e-12, atol=0)
+
+
 # ---- cells of several ranks
 
 
@@ -499,6 +507,18 @@ def test_progress_of_columns_with_gaps_is_told_inside_of_a_tile(patterns):
     )
     done = [each for each, _ in told]
     assert done == sorted(done) and len(set(done)) > 2 * patterns and {total for _, total in told} == {done[-1]}
+
+
+def test_progress_of_pairs_one_by_one_is_told_in_even_steps():
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(2000, 16))
+    table[rng.random(table.shape) < 0.1] = np.nan  # 120 pairs of columns, each with a pattern of its own
+    made, told = encode(table), []
+    spearman.pairwise(
+        made["codes"], made["n_valid"], made["patterns"], 2, BUDGET, 2, progress=lambda *each: told.append(each)
+    )
+    done, total = [each for each, _ in told], told[-1][1]
+    assert done == sorted(done) and done[-1] == total and max(np.diff([0, *done])) <= total / 5
 
 
 def test_progress_of_complete_columns_is_told_block_by_block():
