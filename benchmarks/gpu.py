@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,9 @@ import written
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
+from common import cards  # noqa: E402
 from common.arrays import Accelerator  # noqa: E402
+from common.device import exact_cupy, keep_to  # noqa: E402
 from descriptors import features, nonlinear_on_card, ranks, ranks_on_card, spearman, spearman_on_card  # noqa: E402
 from descriptors.covariance import ChosenRows, TilePair  # noqa: E402
 from descriptors.tiles import Tile  # noqa: E402
@@ -112,10 +113,8 @@ def find(tiny: bool, memory_gb: float) -> Card:
     import torch
 
     try:
-        import cupy
-
-        cupy.cuda.runtime.getDeviceCount()
-        xp: ModuleType = cupy
+        xp: Any = exact_cupy()
+        xp.cuda.runtime.getDeviceCount()
     except Exception:  # not installed, no driver: each has errors of its own
         xp = np
     cuda = torch.cuda.is_available()
@@ -126,9 +125,7 @@ def find(tiny: bool, memory_gb: float) -> Card:
     if xp is not np:
         xp.get_default_memory_pool().set_limit(size=memory)
     if cuda:
-        torch.backends.cuda.enable_cudnn_sdp(False)  # as the stages do
-        whole = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(memory / whole, 1.0))
+        keep_to(cards.Card(0, "", "", torch.cuda.get_device_properties(0).total_memory), memory)
     return Card(xp, "cuda" if cuda else "cpu", torch.cuda.get_device_name() if cuda else "CPU", memory, tiny)
 
 
@@ -313,7 +310,7 @@ def entailment(card: Card) -> list[Line]:
 
     lines = []
     with tempfile.TemporaryDirectory() as scratch:
-        folder = model_folder(Path(scratch), LARGE if not card.tiny else TINY)
+        folder = model_folder(Path(scratch), TINY if card.tiny else LARGE)
         names = [[f"w{k}"] for k in range(8)]
         few = documents(4, 60)
         one, other = (
@@ -343,7 +340,7 @@ def embedding(card: Card) -> list[Line]:
 
     lines = []
     with tempfile.TemporaryDirectory() as scratch:
-        folder = model_folder(Path(scratch), BASE if not card.tiny else TINY)
+        folder = model_folder(Path(scratch), TINY if card.tiny else BASE)
         few = documents(8, 60)
         one, other = (Encoder.load(str(folder), where, 512).encode(few) for where in (card.torch_device, "cpu"))
         same = bool(np.abs(one @ one.T - other @ other.T).max() <= SIMILAR)
@@ -368,7 +365,6 @@ def text_line(
 
 def training(card: Card) -> list[Line]:
     """Self-training with a trained encoder of BERT-base's shape: forward, and twice as much backward."""
-    import torch
     from transformers import BertConfig, BertModel
 
     from common.taxoclass_settings import SelfTrain, TrainClassifier
@@ -376,7 +372,7 @@ def training(card: Card) -> list[Line]:
     from taxoclass.inference import forward_flops
     from taxoclass.self_training import SelfTraining, self_train_iteration
     from taxoclass.taxonomy import Taxonomy
-    from taxoclass.training import ON_CARD, Machine, Tokens
+    from taxoclass.training import Machine, Tokens
 
     lines = []
     n_classes = 12 if card.tiny else 531
@@ -393,8 +389,7 @@ def training(card: Card) -> list[Line]:
         architecture = Architecture.of(settings, backbone)
         model = build(taxonomy, rng.normal(size=(n_classes, own.hidden_size)), architecture, 0, backbone)
         flops = 3 * float(forward_flops(backbone, sizes).sum())
-        sizes = ON_CARD if card.torch_device == "cuda" else {}
-        machine = Machine([torch.device(card.torch_device)], **sizes, warn=lambda _: None)
+        machine = Machine.on(card.torch_device, warn=lambda _: None)
 
         def run(model=model, texts=texts, machine=machine) -> None:
             given = SelfTrain(self_train_epochs=1, self_train_batch_size=64)

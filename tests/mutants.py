@@ -27,7 +27,8 @@ MODULES = [
     "descriptors/chance", "descriptors/lineage", "descriptors/alternatives", "descriptors/utility", "common/pieces",
     "descriptors/features", "descriptors/codes", "descriptors/ordering", "descriptors/shards", "descriptors/pearson",
     "descriptors/common_rows", "descriptors/ranks_on_card", "descriptors/spearman_on_card",
-    "descriptors/nonlinear_on_card", "common/arrays", "common/files", "taxoclass/classifier", "taxoclass/inference",
+    "descriptors/nonlinear_on_card", "common/arrays", "common/lanes", "common/files", "taxoclass/classifier",
+    "taxoclass/inference",
     "taxoclass/taxonomy", "taxoclass/words", "taxoclass/scoring", "taxoclass/clustering", "taxoclass/posterior",
     "taxoclass/mining", "taxoclass/targets", "taxoclass/training", "taxoclass/self_training", "taxoclass/prediction",
     "taxoclass/labels", "taxoclass/decoding", "taxoclass/expected_f1", "taxoclass/metrics",
@@ -35,6 +36,7 @@ MODULES = [
 # what pytest is given below tests/unit/, where it is not test_<name>.py
 TESTS = {
     "common/arrays": "test_arrays.py test_on_card.py",
+    "common/lanes": "test_arrays.py test_on_card.py",
     "common/pieces": "test_shards.py",
     "descriptors/chance": "test_nonlinear.py -k 'null or gate or counts or standard'",
     "descriptors/common_rows": "test_spearman.py test_pair_kernels.py",

@@ -19,8 +19,6 @@ import numpy as np
 LATE = 2e-5  # seconds, at most, that a copy waits
 own = threading.local()
 reading: list[tuple[np.ndarray, Event]] = []  # memory, and what has to be over before it is written
-
-
 streams: weakref.WeakSet[Stream] = weakref.WeakSet()
 
 
@@ -123,7 +121,7 @@ def root(array: np.ndarray) -> np.ndarray:
 
 
 def plain(given: Any, mixing: bool = False) -> Any:
-    """NumPy's arrays in the place of the card's, once the current stream has come so far."""
+    """NumPy's arrays in the place of the card's, which the current stream reads."""
     if isinstance(given, Array):
         current().reads(given.values)
         return given.values
@@ -150,7 +148,6 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
     dtype = property(lambda self: self.values.dtype)
     size = property(lambda self: self.values.size)
     nbytes = property(lambda self: self.values.nbytes)
-    ndim = property(lambda self: self.values.ndim)
     T = property(lambda self: Array(self.values.T))
 
     def __array__(self, *_: object, **__: object) -> np.ndarray:

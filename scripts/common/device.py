@@ -46,10 +46,7 @@ def open_device(stage: Stage) -> str:
     if card is None:
         return "cpu"
     granted = _granted(stage, card)
-    # cuDNN plans attention anew for each number and length of texts, which takes longer than most batches
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    torch.cuda.set_device(card.index)
-    torch.cuda.set_per_process_memory_fraction(min(granted / card.memory, 1.0), card.index)
+    keep_to(card, granted)
     stage.peak_device = lambda: int(torch.cuda.max_memory_reserved(card.index))
     return f"cuda:{card.index}"
 
@@ -64,9 +61,7 @@ def open_arrays(stage: Stage) -> Accelerator | None:
     card = _chosen(stage, "CuPy", _cupy_cards)
     if card is None:
         return None
-    os.environ[EMULATED] = "0"  # or cuBLAS might round what the passes take for exact integers
-    import cupy
-
+    cupy = exact_cupy()
     cupy.cuda.Device(card.index).use()
     _check_works(cupy)
     # the libraries' own memory, taken by now, lies outside the pool
@@ -76,6 +71,24 @@ def open_arrays(stage: Stage) -> Accelerator | None:
     accelerator = Accelerator(cupy, granted, stage.threads, stage.warn)
     stage.peak_device = lambda: accelerator.peak
     return accelerator
+
+
+def keep_to(card: Card, granted: int) -> None:
+    """torch works on this card, within so many bytes of it."""
+    import torch
+
+    # cuDNN plans attention anew for each number and length of texts, which takes longer than most batches
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.cuda.set_device(card.index)
+    torch.cuda.set_per_process_memory_fraction(min(granted / card.memory, 1.0), card.index)
+
+
+def exact_cupy() -> Any:
+    """CuPy, whose products are those of fp64: emulated, cuBLAS might round what the passes take for exact integers."""
+    os.environ[EMULATED] = "0"
+    import cupy
+
+    return cupy
 
 
 def _check_works(cupy: Any) -> None:

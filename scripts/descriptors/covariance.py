@@ -17,13 +17,12 @@ from common.arrays import Unread
 from descriptors import feature_kernels
 from descriptors.codes import Ranks, row_blocks, unread
 from descriptors.features import FeatureTables
-from descriptors.gram import EXACT, HALF, LOW
+from descriptors.gram import EXACT, HALF, LOW, WORD
 from descriptors.tiles import Tile
 
 ROUNDING = 1e-14  # variance below this share of the mean square is rounding noise
 ROWS_AT_ONCE = 2**13  # of a block, at most
 ROWS_OF_A_TASK = 16  # rows of a matrix that a thread takes at a time
-WORD = 2**62  # sums up to here fit into one 64-bit word, with room for one more block
 
 
 @dataclass(frozen=True)

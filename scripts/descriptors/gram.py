@@ -12,6 +12,7 @@ EXACT = 2**53  # every integer up to here is a float64
 LIMB_BITS = 22  # two limbs' product leaves room for 2^9 rows before a sum could round
 HALF = 32
 LOW = (1 << HALF) - 1
+WORD = 2**62  # sums up to here fit into one 64-bit word, with room for one more block
 
 
 class Words:

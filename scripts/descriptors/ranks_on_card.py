@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from common.arrays import Accelerator, Lane
+from common.arrays import Accelerator
+from common.lanes import Lane
 from common.memory import is_out_of_memory
 from descriptors import ranks
 from descriptors.ranks import Coded, fine_bits

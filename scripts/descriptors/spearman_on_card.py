@@ -12,12 +12,11 @@ import numpy as np
 
 from common.arrays import Accelerator
 from descriptors.codes import Codes, row_blocks
-from descriptors.gram import HALF, LOW, ExactGram
+from descriptors.gram import HALF, LOW, WORD, ExactGram
 
 BYTES_OF_A_SUM = 40  # of a pair: two words, a product, and what becomes of them
 BYTES_OF_A_CODE = 8  # of a block, and the one before; half of one is centred and told of, 40 more
 BYTES_ON_HOST = 12  # of a code that is read: its cell, the place there, and what becomes of them
-WORD = 2**62
 LONG = 1 << 22  # rows that are read at once, at most
 
 

@@ -15,7 +15,7 @@ from common import files
 from common.errors import UserError
 from common.progress import Progress, unseen
 from common.taxoclass_settings import Pooling
-from taxoclass.inference import Cost, Loaded, Tally, Warn, forward_flops, load
+from taxoclass.inference import Cost, Finish, Loaded, Tally, Warn, forward_flops, load
 
 SHARD = 1024  # texts of a file of the cache
 
@@ -102,7 +102,7 @@ class Encoder:
         first = np.diff(owner, prepend=-1) > 0
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
 
-        def work(rows: np.ndarray) -> Callable[[], None]:
+        def work(rows: np.ndarray) -> Finish:
             found = self._pooled(self.loaded.pack([windows[row] for row in rows]))
 
             def finish() -> None:

@@ -26,6 +26,7 @@ TOKENISED = 1024  # texts that the tokenizer is given at once
 CALIBRATION_SECONDS = 0.5
 
 Warn = Callable[[str], None]
+Finish = Callable[[], None]  # takes the result of what was begun
 
 
 # ---- sequences
@@ -203,6 +204,7 @@ class Loaded:
         return self.device.type == "cuda"
 
     def batch_tokens(self, given: int | None) -> int:
+        """Tokens run at once, where none were ``given`` as many as suit the device."""
         return given or BATCH_TOKENS[self.device.type]
 
     @property
@@ -275,9 +277,7 @@ class Loaded:
         with torch.inference_mode(), half:
             return self.model(**inputs)
 
-    def run(
-        self, lengths: np.ndarray, batch_tokens: int | None, work: Callable[[np.ndarray], Callable[[], None]]
-    ) -> None:
+    def run(self, lengths: np.ndarray, batch_tokens: int | None, work: Callable[[np.ndarray], Finish]) -> None:
         """Call ``work(rows)`` for batches of sequences, the longest first, until every row had its turn.
 
         What it returns is called when the next batch was begun, so that a card is not left waiting. The first batch
@@ -291,25 +291,25 @@ class Loaded:
         UserError : a single sequence does not fit.
         """
         order = np.argsort(-lengths, kind="stable")
-        begun: list[Callable[[], None]] = []
+        before: Finish | None = None
         most = self.batch_tokens(batch_tokens)
         while len(order):
             budget = min(most, self.ceiling or most)
             rows = order[: fitting(lengths[order[: max(budget, 1)]], budget)]
-            finish = self._begun(work, rows)
+            finish = self._begin(work, rows)
             if finish is None:
                 self._halve(lengths[rows])
                 continue
             order = order[len(rows) :]
             self._count(lengths[rows])
-            begun.append(finish)
-            if len(begun) > 1:
-                begun.pop(0)()
-        for finish in begun:
-            finish()
+            if before is not None:
+                before()
+            before = finish
+        if before is not None:
+            before()
 
     @staticmethod
-    def _begun(work: Callable[[np.ndarray], Callable[[], None]], rows: np.ndarray) -> Callable[[], None] | None:
+    def _begin(work: Callable[[np.ndarray], Finish], rows: np.ndarray) -> Finish | None:
         """What ``work`` returns; None where memory ran out."""
         try:
             return work(rows)

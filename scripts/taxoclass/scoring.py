@@ -19,7 +19,7 @@ from common.progress import Progress, unseen
 from common.taxoclass_settings import Names, NliScore
 from taxoclass.decoding import Chains
 from taxoclass.encoders import Encoder, content_keys, distinct, piece, unit
-from taxoclass.inference import Cost, Loaded, Tally, Warn, forward_flops, load
+from taxoclass.inference import Cost, Finish, Loaded, Tally, Warn, forward_flops, load
 from taxoclass.taxonomy import Taxonomy
 
 PART = {"cpu": 1024, "cuda": 65_536}
@@ -314,7 +314,7 @@ class PairScorer:
         cut = np.minimum(premise_length[documents], left)
         logits = np.empty(len(documents), dtype=np.float32)
 
-        def work(rows: np.ndarray) -> Callable[[], None]:
+        def work(rows: np.ndarray) -> Finish:
             first = [premises[documents[row]][: cut[row]] for row in rows]
             found = self.scorer.logits(first, [hypotheses[texts[row]] for row in rows])
 

@@ -117,9 +117,14 @@ class Machine:
     @classmethod
     def of(cls, stage: Stage, device: str, mixed_precision: bool) -> Machine:
         """The device that was opened for a stage, with its bars and warnings."""
-        where, bar = torch.device(device), partial(progress, stage.name)
-        sizes = ON_CARD if where.type == "cuda" else {}
-        return cls([where], **sizes, mixed_precision=mixed_precision, warn=stage.warn, progress=bar)
+        bar = partial(progress, stage.name)
+        return cls.on(device, mixed_precision=mixed_precision, warn=stage.warn, progress=bar)
+
+    @classmethod
+    def on(cls, device: str, **more: Any) -> Machine:
+        """One device, with as many documents at once as suit it."""
+        where = torch.device(device)
+        return cls([where], **(ON_CARD if where.type == "cuda" else {}), **more)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 on a GPU that computes in it; float32 elsewhere. Never fp16, whose range needs a loss scale."""

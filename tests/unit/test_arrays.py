@@ -59,7 +59,7 @@ def test_blocks_arrive_whole_however_they_are_read_and_cut(xp, rows, sizes, thre
     rng = np.random.default_rng(rows)
     blocks = [rng.integers(0, 2**32, (rows, size), np.uint32) for size in sizes]
     card = Accelerator(xp, 10**9, threads)
-    with mock.patch("common.arrays.PIECE", piece), card.alone():
+    with mock.patch("common.lanes.PIECE", piece), card.alone():
         arrived = [card.host(block).copy() for block in card.upload(map(unread, blocks))]
     assert all(map(np.array_equal, arrived, blocks)) and len(arrived) == len(blocks)
 
@@ -67,7 +67,7 @@ def test_blocks_arrive_whole_however_they_are_read_and_cut(xp, rows, sizes, thre
 @given(hnp.arrays(st.sampled_from([np.float64, np.uint16]), st.integers(0, 50)))
 def test_arrays_go_to_the_card_and_back_in_pieces(array):
     card = Accelerator(simulated_card.cupy, 10**9)
-    with mock.patch("common.arrays.PIECE", 64), card.beside(0) as lane:
+    with mock.patch("common.lanes.PIECE", 64), card.beside(0) as lane:
         back = lane.fetch(lane.put(array))
     assert back.tobytes() == array.tobytes() and back.dtype == array.dtype
 

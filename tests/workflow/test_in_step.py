@@ -106,7 +106,7 @@ def test_the_production_run_of_taxoclass_has_the_papers_values():
         "backend": "nli", "similarity_model": "roberta-large-mnli", "mining": "taxoclass",
         "candidate_selection_quota": 2, "candidate_selection_cap": 1, "candidate_selection_power": 2,
         "confidence_threshold_percentile": 50, "doc_encoder_model": "bert-base-uncased", "encoder_trainable": True,
-        "doc_pooling": "cls", "gnn": "ego", "encoder_lr": 5e-5, "head_lr": 4e-3, "batch_size": 64,
+        "doc_pooling": "cls", "gnn": "ego", "encoder_lr": 5e-5, "head_lr": 4e-3, "batch_size": 64, "micro_batch": None,
         "warmup": 0.06, "clip": 1.0, "weight_decay": 0.01, "epochs": 5, "self_train_iterations": 3,
         "self_train_epochs": 3, "self_train_threshold": 0.8, "self_train_temperature": 2.0, "self_train_lr": 1e-6,
         "self_train_head_lr": 5e-4,
