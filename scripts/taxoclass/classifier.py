@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.taxoclass_settings import Gnn, Pooling, TrainClassifier
+from taxoclass.packing import without_padding
 from taxoclass.taxonomy import Taxonomy
 
 # a product with a dense matrix is all that is asked of it
@@ -355,8 +356,13 @@ def _empty_backbone(configuration: dict[str, Any]) -> nn.Module:
 
 
 def wrap(model: Classifier, devices: Sequence[torch.device]) -> nn.Module:
-    """The one place where a model is moved and wrapped: data-parallel on several devices, itself on one."""
+    """The one place where a model is moved and wrapped: data-parallel on several devices, itself on one.
+
+    A trained encoder works without padding from here on.
+    """
     model = unwrap(model).to(devices[0])
+    if model.encoder is not None:
+        without_padding(model.encoder.backbone)
     return nn.DataParallel(model, device_ids=list(devices)) if len(devices) > 1 else model
 
 

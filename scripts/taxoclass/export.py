@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from taxoclass.classifier import Classifier, DocumentEncoder
 from taxoclass.encoders import Encoder
+from taxoclass.packing import padded
 
 
 class Labeller(nn.Module):
@@ -24,8 +25,9 @@ class Labeller(nn.Module):
 
     def __init__(self, model: Classifier, encoder: Encoder) -> None:
         super().__init__()
-        pooled = DocumentEncoder(encoder.loaded.model, encoder.pooling)
-        self.encoder = pooled if model.encoder is None else model.encoder
+        backbone = encoder.loaded.model if model.encoder is None else model.encoder.backbone
+        pooling = encoder.pooling if model.encoder is None else model.encoder.pooling
+        self.encoder = DocumentEncoder(padded(backbone), pooling)
         with torch.no_grad():
             self.register_buffer("directions", model.directions().clone())
             self.register_buffer("bias", model.bias.detach().clone())

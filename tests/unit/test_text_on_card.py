@@ -8,8 +8,9 @@ import test_encoders
 import torch
 
 from common import device
-from small_models import QUIET, close, learn, model_of, self_learn, weights
+from small_models import QUIET, close, learn, model_of, self_learn, tokens, trained_encoder, weights
 from taxoclass.encoders import Encoder
+from taxoclass.packing import without_padding
 from taxoclass.scoring import NliScorer, PairScorer
 from taxoclass.training import Machine
 
@@ -54,6 +55,16 @@ def test_training_ends_near_the_weights_of_the_cpu(tmp_path):
         self_learn(tmp_path / f"s{number}", model_of(), machine=each)[0] for number, each in enumerate((QUIET, on_card))
     ]
     close(*[{name: value.cpu() for name, value in weights(each).items()} for each in models], atol=1e-3)
+
+
+@pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-5), (True, 3e-2)])
+def test_texts_without_padding_have_the_states_of_padded_ones(half, tolerance):
+    ids, mask = (part.to(CUDA) for part in tokens())
+    models = [trained_encoder("mean").encoder.backbone.eval().to(CUDA) for _ in range(2)]
+    assert without_padding(models[1])
+    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=half):
+        states = [model(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()] for model in models]
+    torch.testing.assert_close(states[1].float(), states[0].float(), atol=tolerance, rtol=0)
 
 
 def test_a_share_of_the_card_is_not_exceeded_and_what_does_not_fit_is_halved(model):
