@@ -136,8 +136,9 @@ def _attention(
     """Three of (1, h, T, s) -> (1, T, h, s); without a layout transformers' own."""
     if attention_mask is None:
         return sdpa_attention_forward(module, query, key, value, None, dropout, scaling, **more)
-    if any(each is not None for each in more.values()):
-        raise TypeError(f"packed attention knows nothing of {', '.join(more)}")
+    told = [name for name, each in more.items() if each is not None and each is not False]
+    if told:
+        raise TypeError(f"packed attention knows nothing of {', '.join(told)}")
     query, key, value = (attention_mask.spread(each[0].transpose(0, 1)).transpose(1, 2) for each in (query, key, value))
     mask = attention_mask.mask[:, None, None]
     found = functional.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scaling)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -128,8 +129,12 @@ def test_in_bf16_states_are_those_with_padding():
 def test_attention_that_is_told_more_than_the_mask_is_refused():
     layout = Layout(torch.ones(1, 3, dtype=torch.bool), torch.arange(3))
     query = torch.ones(1, 1, 3, 2)
-    with pytest.raises(TypeError, match="nothing of position_bias"):
-        packing._attention(torch.nn.Identity(), query, query, query, layout, position_bias=query)
+    attend = partial(
+        packing._attention, torch.nn.Identity(), query, query, query, layout, is_causal=False, softcap=None
+    )
+    torch.testing.assert_close(attend()[0], torch.ones(1, 3, 1, 2))
+    with pytest.raises(TypeError, match=r"nothing of position_bias$"):
+        attend(position_bias=query)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
