@@ -24,6 +24,7 @@ from common.memory import is_out_of_memory
 
 T = TypeVar("T")
 PARTS = 4  # of a block, a thread
+LONG = 1 << 22  # values of a row of a block, at most
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,14 @@ class Accelerator:
     def read_at_once(self, length: int) -> int:
         """Of an upload of blocks of so many rows, how many are in the host's memory at once."""
         return min(length, self.threads * self._part(length))
+
+    def longest(self, width: int, share: float, host: int) -> int:
+        """Values of 4 bytes in each of ``width`` rows of a block, at least 1; it and the one before take ``share``.
+
+        host : bytes that the host has for each row of what it reads at once.
+        """
+        of_card = int(self.memory * share) // (2 * 4 * width)
+        return max(min(of_card, host // max(self.read_at_once(width), 1), LONG), 1)
 
     def _part(self, length: int) -> int:
         return max(-(-length // (PARTS * self.threads)), 1)

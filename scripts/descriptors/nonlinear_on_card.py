@@ -17,10 +17,8 @@ from descriptors.feature_kernels import CELL_BITS
 from descriptors.features import by_cell
 from descriptors.gram import EXACT, HALF, Words
 
-BYTES_OF_A_CODE = 8  # of a block, and the one before
 BYTES_OF_A_FEATURE = 20  # of what is multiplied at once: as integers and as floats
 BYTES_ON_HOST = 32  # of a code that is read and chosen
-LONG = 1 << 22  # rows that are read at once, at most
 
 
 def accumulate(card: Accelerator, pair: TilePair, budget: int, read: Callable[[int], None]) -> None:
@@ -35,8 +33,7 @@ def accumulate(card: Accelerator, pair: TilePair, budget: int, read: Callable[[i
     if tables is None:
         pair.accumulate(budget, read)
         return
-    on_host = BYTES_ON_HOST * card.read_at_once(len(columns))
-    size = max(min(card.memory // 16 // (BYTES_OF_A_CODE * len(columns)), budget // on_host, LONG), 1)
+    size = card.longest(len(columns), 1 / 16, budget // BYTES_ON_HOST)
     most = card.memory // 4 // (BYTES_OF_A_FEATURE * len(columns) * pair.width)
     exact = EXACT // pair.bound**2 - 1
 

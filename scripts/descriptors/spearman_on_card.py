@@ -15,9 +15,7 @@ from descriptors.codes import Codes, row_blocks
 from descriptors.gram import HALF, LOW, WORD, ExactGram
 
 BYTES_OF_A_SUM = 40  # of a pair: two words, a product, and what becomes of them
-BYTES_OF_A_CODE = 8  # of a block, and the one before; half of one is centred and told of, 40 more
 BYTES_ON_HOST = 12  # of a code that is read: its cell, the place there, and what becomes of them
-LONG = 1 << 22  # rows that are read at once, at most
 
 
 def centred_gram(
@@ -84,9 +82,9 @@ def _in_blocks(
                 _tell(ranks, told)
         return gram.result(), told
 
-    on_host = BYTES_ON_HOST * max(card.read_at_once(width), 1)
-    step = min(card.memory // 8 // (BYTES_OF_A_CODE * width), budget // 4 // on_host, LONG)
-    sums, told = (card.host(each) for each in card.fitting("rows", max(step, 1), add))
+    # of half a block, which is centred and told of, another 40 bytes a code
+    step = card.longest(width, 1 / 8, budget // 4 // BYTES_ON_HOST)
+    sums, told = (card.host(each) for each in card.fitting("rows", step, add))
     return sums, told[one], told[other]
 
 

@@ -111,6 +111,19 @@ def test_it_is_known_how_many_rows_of_a_block_are_in_memory_at_once(threads, len
     assert Accelerator(np, 1, threads).read_at_once(length) == rows
 
 
+@pytest.mark.parametrize(
+    ("memory", "width", "share", "host", "rows"),
+    [
+        (6400, 10, 1 / 8, 10**9, 10),  # 800 bytes of the card: two blocks of 10 rows of 4 bytes
+        (10**15, 10, 1 / 8, 300, 100),  # of the host: three rows of a block at once
+        (10**15, 10, 1 / 8, 10**12, 1 << 22),
+        (10, 10, 1 / 8, 0, 1),
+    ],
+)
+def test_a_block_is_as_long_as_the_memory_of_the_card_and_of_the_host_allow(memory, width, share, host, rows):
+    assert Accelerator(np, memory, 1).longest(width, share, host) == rows
+
+
 @pytest.mark.parametrize(("size", "most"), [(10, 3), (16, 2), (30, 1), (99, 1)])
 def test_as_many_work_beside_each_other_as_the_memory_holds(size, most):
     card, inside, seen, lanes = Accelerator(np, 32), [], [], set()
