@@ -48,12 +48,13 @@ def without_padding(backbone: Any) -> bool:
     So it stays where attention is not all that ties tokens together, or where it is told more than the mask, such as
     relative positions: a try with three short texts tells. A model is changed once, however often it is given.
     """
-    if backbone.config._attn_implementation == PACKED:
-        return True
     stack = next((getattr(backbone, name) for name in STACKS if hasattr(backbone, name)), None)
     before = backbone.config._attn_implementation
-    if stack is None or before != "sdpa" or not backbone._can_set_attn_implementation():
+    if stack is None or before not in ("sdpa", PACKED) or not backbone._can_set_attn_implementation():
         return False
+    if _pack in stack._forward_pre_hooks.values():
+        backbone.set_attn_implementation(PACKED)
+        return True
     hooks: list[Any] = []
     try:
         with _evaluating(backbone):
@@ -128,14 +129,18 @@ def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Layout | None,
+    attention_mask: Layout | Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """Three of (1, h, T, s) -> (1, T, h, s); without a layout transformers' own."""
-    if attention_mask is None:
-        return sdpa_attention_forward(module, query, key, value, None, dropout, scaling, **more)
+    """Three of (1, h, T, s) -> (1, T, h, s); without a layout, but for the form of the mask, transformers' own.
+
+    A configuration may belong to several models, of which some are packed.
+    """
+    if not isinstance(attention_mask, Layout):
+        mask = None if attention_mask is None else attention_mask[:, None, None]
+        return sdpa_attention_forward(module, query, key, value, mask, dropout, scaling, **more)
     told = [name for name, each in more.items() if each is not None and each is not False]
     if told:
         raise TypeError(f"packed attention knows nothing of {', '.join(told)}")

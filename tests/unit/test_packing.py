@@ -108,6 +108,23 @@ def test_a_model_is_changed_once_and_its_generators_not_at_all():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_a_model_of_the_same_configuration_is_packed_or_not_by_itself():
+    one, ids_and_mask = tiny_bert().eval(), tokens()
+    other = type(one)(one.config).eval()
+    other.load_state_dict(one.state_dict())
+    expected = states(one, *ids_and_mask)
+    assert without_padding(one) and other.config._attn_implementation == packing.PACKED
+    shapes = seen_by(other.encoder.layer[0].attention.self.query)
+    torch.testing.assert_close(states(other, *ids_and_mask), expected)
+    assert without_padding(other)
+    torch.testing.assert_close(states(other, *ids_and_mask), expected)
+    assert [shape[:2] for shape in shapes if shape[1] != max(packing.PROBE)] == [
+        (3, 4),
+        (1, sum(packing.PROBE)),
+        (1, 9),
+    ]
+
+
 def test_dropout_of_attention_is_that_of_the_model():
     """Else training would drop nothing: two runs of the same input would agree."""
     model = tiny_bert(dropout=0.0).train()
@@ -173,3 +190,7 @@ def test_a_padded_copy_works_as_before_and_leaves_the_packed_one_as_it_is():
         shapes = seen_by(each.encoder.layer[0].attention.self.query)
         torch.testing.assert_close(states(each, ids, mask), states(tiny_bert().eval(), ids, mask))
         assert [shape[:2] for shape in shapes] == [seen]
+    assert without_padding(copied) and len(copied.encoder._forward_hooks) == 1
+    shapes = seen_by(copied.encoder.layer[0].attention.self.query)
+    states(copied, ids, mask)
+    assert [shape[:2] for shape in shapes] == [(1, 9)]
