@@ -28,7 +28,7 @@ MODULES = [
     "descriptors/features", "descriptors/codes", "descriptors/ordering", "descriptors/shards", "descriptors/pearson",
     "descriptors/common_rows", "descriptors/ranks_on_card", "descriptors/spearman_on_card",
     "descriptors/nonlinear_on_card", "common/arrays", "common/lanes", "common/files", "taxoclass/classifier",
-    "taxoclass/inference",
+    "taxoclass/inference", "taxoclass/packing",
     "taxoclass/taxonomy", "taxoclass/words", "taxoclass/scoring", "taxoclass/clustering", "taxoclass/posterior",
     "taxoclass/mining", "taxoclass/targets", "taxoclass/training", "taxoclass/self_training", "taxoclass/prediction",
     "taxoclass/labels", "taxoclass/decoding", "taxoclass/expected_f1", "taxoclass/metrics",

@@ -125,6 +125,16 @@ def test_a_model_of_the_same_configuration_is_packed_or_not_by_itself():
     ]
 
 
+def test_the_try_reads_different_tokens_and_layers_get_all_that_they_are_given():
+    model, read = tiny_bert(), []
+    model.embeddings.word_embeddings.register_forward_hook(lambda _, given, __: read.append(given[0].unique().numel()))
+    assert without_padding(model)
+    assert read == [21, 21]  # with and without padding
+    states = torch.ones(1, 3, 2)
+    given, named = packing._pack(model, (states, None, "more"), {"cache": None})
+    assert given == ("more",) and named == {"hidden_states": states, "attention_mask": None, "cache": None}
+
+
 def test_dropout_of_attention_is_that_of_the_model():
     """Else training would drop nothing: two runs of the same input would agree."""
     model = tiny_bert(dropout=0.0).train()
