@@ -138,7 +138,7 @@ class Accelerator:
         """Of an upload of blocks of so many rows, how many are in the host's memory at once."""
         return min(length, self.threads * self._part(length))
 
-    def longest(self, width: int, share: float, host: int) -> int:
+    def block_length(self, width: int, share: float, host: int) -> int:
         """Values of 4 bytes in each of ``width`` rows of a block, at least 1; it and the one before take ``share``.
 
         host : bytes that the host has for each row of what it reads at once.

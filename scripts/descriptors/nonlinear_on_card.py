@@ -33,7 +33,7 @@ def accumulate(card: Accelerator, pair: TilePair, budget: int, read: Callable[[i
     if tables is None:
         pair.accumulate(budget, read)
         return
-    size = card.longest(len(columns), 1 / 16, budget // BYTES_ON_HOST)
+    size = card.block_length(len(columns), 1 / 16, budget // BYTES_ON_HOST)
     most = card.memory // 4 // (BYTES_OF_A_FEATURE * len(columns) * pair.width)
     exact = EXACT // pair.bound**2 - 1
 

@@ -83,7 +83,7 @@ def _in_blocks(
         return gram.result(), told
 
     # of half a block, which is centred and told of, another 40 bytes a code
-    step = card.longest(width, 1 / 8, budget // 4 // BYTES_ON_HOST)
+    step = card.block_length(width, 1 / 8, budget // 4 // BYTES_ON_HOST)
     sums, told = (card.host(each) for each in card.fitting("rows", step, add))
     return sums, told[one], told[other]
 

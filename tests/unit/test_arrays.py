@@ -121,7 +121,7 @@ def test_it_is_known_how_many_rows_of_a_block_are_in_memory_at_once(threads, len
     ],
 )
 def test_a_block_is_as_long_as_the_memory_of_the_card_and_of_the_host_allow(memory, width, share, host, rows):
-    assert Accelerator(np, memory, 1).longest(width, share, host) == rows
+    assert Accelerator(np, memory, 1).block_length(width, share, host) == rows
 
 
 @pytest.mark.parametrize(("size", "most"), [(10, 3), (16, 2), (30, 1), (99, 1)])
