@@ -68,7 +68,12 @@ def work(stage: Stage) -> None:
     if paths.out_predictions:
         files.check_space(paths.out_predictions, 4 * shape[0] * shape[1])
     encoder = documents.reopen(
-        model.encoder, device, stage.runtime.local_files_only, name=paths.encoder, warn=stage.warn
+        model.encoder,
+        device,
+        stage.runtime.local_files_only,
+        name=paths.encoder,
+        mixed_precision=model.mixed_precision,
+        warn=stage.warn,
     )
     with progress(stage.name, len(corpus), "text") as bar:
         texts = documents.prepared(encoder, model.encoder["trainable"], corpus.texts, paths.cache, progress=bar.update)
@@ -78,7 +83,7 @@ def work(stage: Stage) -> None:
             f"{encoder.tally.truncated:,} documents are longer than the {encoder.loaded.max_length * encoder.chunks} "
             "tokens that the model reads of each"
         )
-    machine = Machine.of(stage, device, model.settings.get("mixed_precision", True))
+    machine = Machine.of(stage, device, model.mixed_precision)
     scale = scale_of(settings.decode, model.taxonomy)
     k = settings.predict_neighbours if settings.decode == "expected_f1" else 0
     words = words_of(settings, model, corpus, paths)

@@ -91,7 +91,13 @@ def iterate(stage: Stage, before: dict[str, Any]) -> None:
     start = bundle.load(paths.model, taxonomy)
     if bundle.weights_digest(start.model.state_dict()) != before["weights_digest"]:
         raise UserError(f"{paths.details}: was not written with {paths.model}; {products.AGAIN}")
-    encoder = documents.reopen(start.encoder, device, stage.runtime.local_files_only, warn=stage.warn)
+    encoder = documents.reopen(
+        start.encoder,
+        device,
+        stage.runtime.local_files_only,
+        mixed_precision=start.mixed_precision,
+        warn=stage.warn,
+    )
     with progress(stage.name, len(corpus), "text") as bar:
         texts = documents.prepared(encoder, start.encoder["trainable"], corpus.texts, paths.cache, progress=bar.update)
     settle(start.encoder["trainable"])

@@ -116,6 +116,7 @@ def by_entailment(stage: Stage, device: str, taxonomy: Taxonomy, texts: Sequence
         settings.similarity_max_length,
         stage.runtime.local_files_only,
         score=settings.nli_score,
+        mixed_precision=settings.mixed_precision,
         warn=stage.warn,
     )
     named = ensembles(taxonomy, settings.templates(any(taxonomy.descriptions)))
@@ -186,6 +187,7 @@ def sentence_encoder(stage: Stage, device: str, name: str, chunks: int) -> Encod
         stage.settings.similarity_max_length,
         stage.runtime.local_files_only,
         chunks=chunks,
+        mixed_precision=stage.settings.mixed_precision,
         warn=stage.warn,
     )
 

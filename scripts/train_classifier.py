@@ -52,6 +52,7 @@ def work(stage: Stage) -> None:
         stage.runtime.local_files_only,
         pooling=settings.doc_pooling,
         chunks=settings.doc_chunks,
+        mixed_precision=settings.mixed_precision,
         warn=stage.warn,
     )
     backbone = encoder.loaded.model

@@ -81,6 +81,14 @@ class LevelWeights(Settings):
     )
 
 
+class Precision(Settings):
+    mixed_precision: bool = Field(
+        True,
+        description="half precision on a GPU that has it: fp16 where texts are only read, bf16 where an encoder is "
+        "trained; false = fp32, as on a CPU",
+    )
+
+
 class CheckCorpus(Settings):
     """Reading and checking the corpora and the taxonomy."""
 
@@ -93,7 +101,7 @@ class CheckCorpus(Settings):
     test_split: str | None = Field(None, min_length=1, description="the same of test_corpus")
 
 
-class Similarity(CandidateSelection, Seeded):
+class Similarity(CandidateSelection, Seeded, Precision):
     """Document-class similarity."""
 
     backend: Literal["embedding", "nli"] = Field(
@@ -205,7 +213,7 @@ class CoreClasses(CandidateSelection, LevelWeights, NameWords):
         return {key: value for key, value in settings.items() if key in kept}
 
 
-class Optimiser(Seeded):
+class Optimiser(Seeded, Precision):
     micro_batch: int | None = Field(
         None,
         ge=1,
@@ -219,7 +227,6 @@ class Optimiser(Seeded):
         0.1, gt=0, lt=1, description="of the documents with core classes; picks the best epoch, guards self-training"
     )
     nonfinite_steps: int = Field(5, ge=1, description="steps in a row with non-finite gradients that end the run")
-    mixed_precision: bool = Field(True, description="bf16 on a GPU that has it (trained encoder)")
 
     def shared(self, batch_size: int, trainable: bool) -> dict[str, Any]:
         """As fields of ``taxoclass.training.Optimisation``; a batch of vectors of a fixed encoder always fits."""
@@ -264,7 +271,7 @@ class TrainClassifier(Optimiser):
     @classmethod
     def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """Without what a model without a graph, or with a fixed encoder, does not read."""
-        of_a_trained_one = ("encoder_lr", "gradient_checkpointing", "micro_batch", "mixed_precision")
+        of_a_trained_one = ("encoder_lr", "gradient_checkpointing", "micro_batch")
         unread = {
             *(("gnn_num_layers",) if settings["gnn"] == "off" else ()),
             *(("doc_chunks",) if settings["encoder_trainable"] else of_a_trained_one),

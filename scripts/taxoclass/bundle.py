@@ -44,6 +44,11 @@ class Bundle:
     settings: dict[str, Any] = field(default_factory=dict)
     labelling: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def mixed_precision(self) -> bool:
+        """Whether it was made in half precision where a card has it; what goes on with it does as much."""
+        return bool(self.settings.get("mixed_precision", True))
+
 
 def save(path: str | Path, bundle: Bundle) -> None:
     """Write the bundle at once or not at all; the same bundle is the same bytes."""

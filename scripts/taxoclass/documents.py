@@ -38,6 +38,7 @@ def reopen(
     local_files_only: bool = True,
     *,
     name: str | None = None,
+    mixed_precision: bool = True,
     warn: Warn = print,
 ) -> Encoder:
     """The encoder that ``origin`` tells of.
@@ -59,6 +60,7 @@ def reopen(
         local_files_only,
         pooling=made["pooling"],
         chunks=made["chunks"],
+        mixed_precision=mixed_precision,
         warn=warn,
     )
     found = origin(encoder, made["trainable"])

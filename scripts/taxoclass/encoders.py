@@ -15,7 +15,7 @@ from common import files
 from common.errors import UserError
 from common.progress import Progress, unseen
 from common.taxoclass_settings import Pooling
-from taxoclass.inference import Cost, Finish, Loaded, Tally, Warn, forward_flops, load
+from taxoclass.inference import Cost, Loaded, Tally, Warn, forward_flops, load
 
 SHARD = 1024  # texts of a file of the cache
 
@@ -48,10 +48,20 @@ class Encoder:
         *,
         pooling: Pooling = "mean",
         chunks: int = 1,
+        mixed_precision: bool = True,
         warn: Warn = print,
     ) -> Encoder:
         """As :func:`load`."""
-        loaded = load(name, AutoModel, device, max_length, pair=False, local_files_only=local_files_only, warn=warn)
+        loaded = load(
+            name,
+            AutoModel,
+            device,
+            max_length,
+            pair=False,
+            local_files_only=local_files_only,
+            mixed_precision=mixed_precision,
+            warn=warn,
+        )
         return cls(loaded, pooling, chunks)
 
     @property
@@ -102,16 +112,14 @@ class Encoder:
         first = np.diff(owner, prepend=-1) > 0
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
 
-        def work(rows: np.ndarray) -> Finish:
-            found = self._pooled(self.loaded.pack([windows[row] for row in rows]))
+        def begin(rows: np.ndarray) -> Callable[[], np.ndarray]:
+            return self._pooled(self.loaded.pack([windows[row] for row in rows]))
 
-            def finish() -> None:
-                np.add.at(vectors, owner[rows], found() * share[rows, None])
-                progress(int(first[rows].sum()))
+        def keep(rows: np.ndarray, found: np.ndarray) -> None:
+            np.add.at(vectors, owner[rows], found * share[rows, None])
+            progress(int(first[rows].sum()))
 
-            return finish
-
-        self.loaded.run(lengths, batch_tokens, work)
+        self.loaded.run(lengths, batch_tokens, begin, keep)
         if not np.isfinite(vectors).all():
             raise UserError(f"{self.loaded.name}: a vector is not finite; the weights are damaged, fetch them again")
         return vectors, tokens

@@ -19,7 +19,7 @@ from common.progress import Progress, unseen
 from common.taxoclass_settings import Names, NliScore
 from taxoclass.decoding import Chains
 from taxoclass.encoders import Encoder, content_keys, distinct, piece, unit
-from taxoclass.inference import Cost, Finish, Loaded, Tally, Warn, forward_flops, load
+from taxoclass.inference import Cost, Loaded, Tally, Warn, forward_flops, load
 from taxoclass.taxonomy import Taxonomy
 
 PART = {"cpu": 1024, "cuda": 65_536}
@@ -175,6 +175,7 @@ class NliScorer:
         local_files_only: bool = True,
         *,
         score: NliScore = "three_way",
+        mixed_precision: bool = True,
         warn: Warn = print,
     ) -> NliScorer:
         """As :func:`taxoclass.inference.load`.
@@ -183,8 +184,16 @@ class NliScorer:
         ------
         UserError : also where the model's labels are not those of NLI.
         """
-        kind = AutoModelForSequenceClassification
-        loaded = load(name, kind, device, max_length, pair=True, local_files_only=local_files_only, warn=warn)
+        loaded = load(
+            name,
+            AutoModelForSequenceClassification,
+            device,
+            max_length,
+            pair=True,
+            local_files_only=local_files_only,
+            mixed_precision=mixed_precision,
+            warn=warn,
+        )
         labels = {int(index): label for index, label in loaded.model.config.id2label.items()}
         try:
             entailment = entailment_index(labels)
@@ -314,17 +323,16 @@ class PairScorer:
         cut = np.minimum(premise_length[documents], left)
         logits = np.empty(len(documents), dtype=np.float32)
 
-        def work(rows: np.ndarray) -> Finish:
+        def begin(rows: np.ndarray) -> Callable[[], np.ndarray]:
             first = [premises[documents[row]][: cut[row]] for row in rows]
-            found = self.scorer.logits(first, [hypotheses[texts[row]] for row in rows])
+            return self.scorer.logits(first, [hypotheses[texts[row]] for row in rows])
 
-            def finish() -> None:
-                logits[rows] = found()
-                self.progress(len(rows))
+        def keep(rows: np.ndarray, found: np.ndarray) -> None:
+            logits[rows] = found
+            self.progress(len(rows))
 
-            return finish
-
-        self.scorer.loaded.run(cut + hypothesis_length[texts] + self.scorer.loaded.frame.cost, self.batch_tokens, work)
+        lengths = cut + hypothesis_length[texts] + self.scorer.loaded.frame.cost
+        self.scorer.loaded.run(lengths, self.batch_tokens, begin, keep)
         wrong = int((~np.isfinite(logits)).sum())
         if wrong:
             raise UserError(f"{self.scorer.loaded.name}: {wrong} scores are not finite; the weights are damaged?")

@@ -113,7 +113,7 @@ TAXOCLASS = {
     "clip": (1.0, "train_classifier self_train"),
     "validation_share": (0.1, "train_classifier self_train"),
     "nonfinite_steps": (5, "train_classifier self_train"),
-    "mixed_precision": (True, "train_classifier self_train"),
+    "mixed_precision": (True, "similarity train_classifier self_train"),
     "doc_encoder_model": ("all-MiniLM-L6-v2", "train_classifier"),
     "encoder_trainable": (False, "train_classifier"),
     "doc_max_length": (256, "train_classifier"),
@@ -402,6 +402,7 @@ def test_what_the_chosen_similarity_does_not_read_scores_nothing_again(chosen, u
         "random_seed": 7,
         "similarity_max_length": 64,
         "batch_tokens": 1024,
+        "mixed_precision": False,
     }
     before = with_both("taxoclass", **chosen)
     for key, value in other.items():
@@ -443,7 +444,7 @@ def test_what_the_chosen_mining_does_not_read_mines_nothing_again(mining, unread
     assert CoreClasses.model_validate(read).model_dump().items() >= read.items()
 
 
-OF_A_TRAINED_ENCODER = {"encoder_lr", "gradient_checkpointing", "micro_batch", "mixed_precision"}
+OF_A_TRAINED_ENCODER = {"encoder_lr", "gradient_checkpointing", "micro_batch"}
 
 
 @pytest.mark.parametrize(

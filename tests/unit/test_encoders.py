@@ -449,16 +449,22 @@ def test_every_row_has_one_turn_with_little_padding_and_memory_errors_halve_the_
     turns: list[int] = []
     begun, finished = [], []
 
-    def work(rows: np.ndarray) -> Callable[[], None]:
+    def begin(rows: np.ndarray) -> Callable[[], np.ndarray]:
         if len(rows) > limit:
             raise torch.OutOfMemoryError
         begun.append(len(turns))
         assert len(begun) - len(finished) <= 2  # one after the other is taken, the next one has begun by then
         turns.extend(rows.tolist())
-        return lambda: finished.append(len(turns))
+        return lambda: rows * 2.0
 
-    loaded.run(np.array(lengths), budget, work)
+    def keep(rows: np.ndarray, found: np.ndarray) -> None:
+        finished.append(len(turns))
+        kept[rows] += found
+
+    kept = np.zeros(len(lengths))
+    loaded.run(np.array(lengths), budget, begin, keep)
     assert sorted(turns) == list(range(len(lengths)))
+    assert np.array_equal(kept, 2.0 * np.arange(len(lengths)))
     assert finished == [*begun[2:], len(turns), len(turns)][-len(begun) :]
     assert loaded.tally.sequences == len(lengths)
     assert loaded.tally.tokens == sum(lengths)
@@ -509,14 +515,122 @@ def test_out_of_memory_halves_the_budget_and_changes_no_vector(encoder, error):
     assert max(crowded.tried[-10:]) <= 3
 
 
-def test_a_card_that_only_emulates_bf16_computes_in_float32(encoder, monkeypatch):
-    for real, emulated in ((True, True), (False, True), (False, False)):
-        found = (real, emulated)
-        monkeypatch.setattr(
-            torch.cuda, "is_bf16_supported", lambda including_emulation=True, found=found: found[including_emulation]
-        )
-        on_card = replace(encoder.loaded, device=torch.device("cuda"))
-        assert on_card.bf16 == real and on_card.fingerprint["precision"] == ("bf16" if real else "fp32")
+# ---- half precision
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """card(capability, bf16): models are opened as on such a card, but computed on the CPU."""
+
+    def seen(capability: tuple[int, int], bf16: tuple[bool, bool] = (True, True)) -> None:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16[including_emulation])
+
+    monkeypatch.setattr(inference.Loaded, "on_card", True)
+    seen((6, 1))
+    return seen
+
+
+def reaches(encoder: Encoder, value: float, text: str) -> None:
+    """The first word of this text has this value inside of the encoder's first layer; fp16 ends at 65,504."""
+    loaded, seen = encoder.loaded, []
+    layer = loaded.model.encoder.layer[0]
+    dense, after = layer.intermediate.dense, layer.output.dense
+    with dense.register_forward_pre_hook(lambda _, given: seen.append(given[0][0, len(loaded.frame.before)])):
+        loaded.forward(loaded.pack(loaded.tokens([text], loaded.room)[0]))
+    dense.weight[0] = value * seen[0] / seen[0].square().sum()
+    after.weight[:, 0] /= value
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((6, 1), "fp32"), ((7, 0), "fp16"), ((9, 0), "fp16")])
+def test_fp16_is_for_cards_with_tensor_cores(folder, card, capability, expected):
+    card(capability)
+    encoder = Encoder.load(str(folder), max_length=32)
+    assert encoder.loaded.precision == encoder.fingerprint["precision"] == expected
+    assert Encoder.load(str(folder), max_length=32, mixed_precision=False).loaded.precision == "fp32"
+
+
+def test_a_cpu_computes_in_fp32(encoder):
+    assert encoder.loaded.precision == "fp32"
+
+
+@pytest.mark.parametrize(("bf16", "expected"), [((True, True), "bf16"), ((False, True), "fp32")])
+def test_a_model_that_fp16_cannot_hold_is_read_in_bf16_where_that_is_not_emulated(
+    folder, tmp_path, card, bf16, expected
+):
+    encoder = Encoder.load(str(folder), max_length=32)
+    reaches(encoder, 8e4, inference.PROBE)
+    encoder.loaded.model.save_pretrained(tmp_path)
+    encoder.loaded.tokenizer.save_pretrained(tmp_path)
+    card((9, 0), bf16)
+    assert Encoder.load(str(tmp_path), max_length=32).loaded.precision == expected
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_text_that_leaves_the_range_of_fp16_is_read_again_in_fp32(folder, pooling):
+    encoder = Encoder.load(str(folder), max_length=32, pooling=pooling, chunks=2)
+    texts = ["stone", *sentences(40, longest=60), "stone"]
+    reaches(encoder, 6.7e4, "stone")
+    exact = encoder.encode(texts)
+    told: list[str] = []
+    done: list[int] = []
+    encoder.loaded.precision, encoder.loaded.warn = "fp16", told.append
+    found = encoder.encode(texts, progress=done.append)
+    assert encoder.loaded.precision == "fp16" and sum(done) == len(texts)
+    again = encoder.tally.beyond
+    assert told == [f"{again} texts leave the range of fp16; such are read in fp32, slower"] and 0 < again < len(texts)
+    assert np.abs(found[[0, -1]] - exact[[0, -1]]).max() < 1e-6
+    assert np.abs(found - exact).max() < 1e-2
+    encoder.encode(texts)
+    assert encoder.tally.beyond == 2 * again and len(told) == 1
+
+
+def test_rows_beyond_the_range_have_one_more_turn_and_are_kept_once():
+    loaded = inference.Loaded.__new__(inference.Loaded)
+    loaded.tally, loaded.ceiling, loaded.warn, loaded.precision = Tally(), None, lambda _: None, "bf16"
+    beyond, turns, kept = np.array([0, 3, 4, 19]), [], np.zeros((20, 2))
+
+    def begin(rows: np.ndarray) -> Callable[[], np.ndarray]:
+        turns.append((loaded.precision, rows.tolist()))
+        if loaded.precision == "fp32" and len(rows) > 2:
+            raise torch.OutOfMemoryError
+        found = np.column_stack([rows, rows + 1.0])
+        found[np.isin(rows, beyond) & (loaded.precision == "bf16"), 1] = np.inf
+        return lambda: found
+
+    def keep(rows: np.ndarray, found: np.ndarray) -> None:
+        kept[rows] += found
+
+    loaded.run(np.full(20, 8), 64, begin, keep)
+    assert np.array_equal(kept, np.column_stack([np.arange(20), np.arange(1, 21)]))
+    assert turns[-3:] == [("fp32", [0, 3, 4, 19]), ("fp32", [0, 3]), ("fp32", [4, 19])]
+    assert loaded.precision == "bf16"
+
+
+def test_what_is_not_finite_in_fp32_either_is_one_line(encoder):
+    encoder.loaded.precision, encoder.loaded.warn = "fp16", lambda _: None
+    encoder.loaded.model.get_input_embeddings().weight[:] = torch.nan
+    with pytest.raises(UserError, match="a vector is not finite; the weights are damaged"):
+        encoder.encode(sentences(5))
+    assert encoder.loaded.precision == "fp16"
+
+
+def test_cosines_in_fp16_are_nearer_to_those_in_fp32_than_in_bf16(encoder):
+    def cosines(precision: str) -> np.ndarray:
+        encoder.loaded.precision = precision
+        vectors = encoder.encode(sentences(60))
+        return vectors @ vectors.T
+
+    fp32, fp16, bf16 = (cosines(each) for each in ("fp32", "fp16", "bf16"))
+    assert 0 < np.abs(fp16 - fp32).max() < min(5e-3, np.abs(bf16 - fp32).max() / 2)
+
+
+def test_the_key_tells_the_precision(encoder):
+    keys = {replace(encoder.loaded, precision=each).key() for each in ("fp32", "fp16", "bf16")}
+    assert len(keys) == 3
+
+
+# ---- refusals
 
 
 def test_a_single_text_that_does_not_fit_is_one_line(encoder):

@@ -136,8 +136,12 @@ def test_the_predict_command_computes_as_the_model_was_trained(tmp_path, monkeyp
     made, of, machines = bundle.load(tmp_path / "model.pt"), training.Machine.of, []
     bundle.save(tmp_path / "model.pt", replace(made, settings=settings))
     monkeypatch.setattr(training.Machine, "of", lambda *given: machines.append(of(*given)) or machines[-1])
+    opened = []
+    encoder = predict.documents.reopen()
+    monkeypatch.setattr(predict.documents, "reopen", lambda *_, **options: opened.append(options) or encoder)
     label()
     assert [each.mixed_precision for each in machines] == [half]
+    assert [each["mixed_precision"] for each in opened] == [half]
 
 
 def test_the_predict_command_notices_a_full_disk_before_it_predicts(tmp_path, capsys, label, full_disk):

@@ -1,0 +1,172 @@
+"""What half precision changes: similarities in fp16 and bf16 against those in fp32, computed by torch on the CPU.
+
+python benchmarks/precision.py; cosines of all-MiniLM-L6-v2 on the abstracts of the demo, and entailment of a model made
+of it, which first learns a few hundred batches of true and false classes. Writes benchmarks/results/precision.txt.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import our_text  # noqa: E402
+import written  # noqa: E402
+from measure import machine  # noqa: E402
+from text_rows import abstracts  # noqa: E402
+
+COMPARED, PAIRED = 400, 16  # abstracts: of cosines, of pairs with every class
+LENGTH = 96
+STEPS, BATCH = 200, 32
+SEED = 0
+HEAD = ("similarity", "precision", "largest difference", "mean difference", "abstracts with other core classes")
+
+
+def demo() -> tuple[Any, list[list[int]]]:
+    """The taxonomy of the bundled abstracts, and of each the rows of its classes."""
+    from taxoclass.taxonomy import Taxonomy
+
+    def table(name: str) -> list[list[str]]:
+        with open(ROOT / "resources" / "wos1k" / name, encoding="utf-8") as handle:
+            return list(csv.reader(handle, delimiter="\t"))
+
+    classes = table("classes.tsv")[1:]
+    row = {each[0]: at for at, each in enumerate(classes)}
+    edges = np.array([[row[parent], row[child]] for parent, child in table("hierarchy.tsv")], dtype=np.int64)
+    gold = [[row[each] for each in classes.split(",")] for _, classes in table("gold.tsv")]
+    return Taxonomy(tuple(row), tuple((each[1],) for each in classes), edges), gold
+
+
+def learnt(folder: Path, texts: list[str], taxonomy: Any, gold: list[list[int]]) -> Path:
+    """A model of entailment: the encoder's layers and a head that tells true classes of abstracts from others."""
+    import torch
+    from torch.nn.functional import cross_entropy
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from taxoclass.models import locate
+
+    rng = np.random.default_rng(SEED)
+    torch.manual_seed(SEED)
+    labels = {0: "contradiction", 1: "entailment"}
+    source = locate(our_text.MODEL, True)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        source, id2label=labels, label2id={name: number for number, name in labels.items()}
+    )
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    for _ in range(STEPS):
+        rows, truth = rng.integers(len(texts), size=BATCH), rng.integers(2, size=BATCH)
+        pairs = list(zip(rows, truth, strict=True))
+        classes = [rng.choice(gold[row]) if true else rng.integers(len(taxonomy)) for row, true in pairs]
+        truth = np.array([each in gold[row] for row, each in zip(rows, classes, strict=True)], dtype=np.int64)
+        inputs = tokenizer(
+            [texts[row] for row in rows],
+            [hypothesis(taxonomy, each) for each in classes],
+            truncation="only_first",
+            max_length=LENGTH,
+            padding=True,
+            return_tensors="pt",
+        )
+        cross_entropy(model(**inputs).logits, torch.from_numpy(truth)).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def hypothesis(taxonomy: Any, row: int) -> str:
+    return our_text.TEMPLATE.format(class_name=taxonomy.names[row][0])
+
+
+def core_classes(similarity: np.ndarray, taxonomy: Any) -> list[set[int]]:
+    """Of each document, as mining: taxoclass finds them."""
+    from common.taxoclass_settings import CoreClasses
+    from taxoclass import mining
+
+    given = CoreClasses(mining="taxoclass")
+    candidates = mining.candidates(similarity, taxonomy, mining.Growth.of(given))
+    found = mining.cores(
+        similarity,
+        taxonomy,
+        candidates,
+        percentile=given.confidence_threshold_percentile,
+        require_positive=given.require_positive,
+        min_conf=given.min_conf,
+    )
+    return [set(part.tolist()) for part in np.split(found.indices, found.indptr[1:-1])]
+
+
+def lines(
+    what: str,
+    loaded: Any,
+    similarity: Callable[[], np.ndarray],
+    unit: Callable[[np.ndarray], np.ndarray],
+    taxonomy: Any,
+) -> list[tuple[str, ...]]:
+    """similarity() : (N, C); unit : on the scale from 0 to 1 that core classes are found on."""
+    exact = similarity()
+    cores, shown = core_classes(unit(exact), taxonomy), []
+    for precision in ("fp16", "bf16"):
+        loaded.precision = precision
+        found = similarity()
+        off = np.abs(found - exact)
+        others = sum(one != other for one, other in zip(core_classes(unit(found), taxonomy), cores, strict=True))
+        shown.append((what, precision, f"{off.max():.1e}", f"{off.mean():.1e}", f"{others} of {len(cores)}"))
+    return shown
+
+
+def cosines(texts: list[str], taxonomy: Any) -> list[tuple[str, ...]]:
+    from taxoclass.encoders import Encoder
+    from taxoclass.mining import unit_similarity
+    from taxoclass.scoring import embedding_scores
+
+    encoder = Encoder.load(our_text.MODEL)
+    names = [each[0] for each in taxonomy.names]
+
+    def similarity() -> np.ndarray:
+        return embedding_scores(encoder.encode(texts), encoder.encode(names), np.arange(len(names)))
+
+    return lines("cosine", encoder.loaded, similarity, unit_similarity, taxonomy)
+
+
+def probabilities(folder: Path, texts: list[str], taxonomy: Any) -> list[tuple[str, ...]]:
+    from taxoclass.scoring import NliScorer, PairScorer
+
+    scorer = NliScorer.load(str(folder), "cpu", LENGTH)
+    class_texts = [[hypothesis(taxonomy, row)] for row in range(len(taxonomy))]
+
+    def similarity() -> np.ndarray:
+        return expit(PairScorer(scorer, texts, class_texts).score_all())
+
+    return lines("entailment", scorer.loaded, similarity, np.asarray, taxonomy)
+
+
+def main() -> None:
+    import torch
+
+    torch.set_num_threads(2)
+    taxonomy, gold = demo()
+    texts = abstracts(len(gold))
+    here = machine()
+    rows = cosines(texts[:COMPARED], taxonomy)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = learnt(Path(scratch), texts, taxonomy, gold)
+        rows += probabilities(folder, texts[:PAIRED], taxonomy)
+    head = f"{here['cpu']}, {here['cores']} cores, {here['memory_gb']} GB; against fp32"
+    text = f"{head}\n\n{written.aligned(HEAD, rows)}\n"
+    print(text)
+    (ROOT / "benchmarks" / "results" / "precision.txt").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
