@@ -448,11 +448,11 @@ def load(
 
 
 def _half(loaded: Loaded, pair: bool) -> str:
-    """Precision of a card's products: fp16 is as fast as bf16 and eight times as exact, but ends at 65,504.
+    """Precision of a card's products: fp16 has the rate of bf16 and is eight times as exact, but ends at 65,504.
 
-    On 600 abstracts bf16 moved cosines of all-MiniLM-L6-v2 by up to 2.6e-3 and gave 3.8 % of them other core classes,
-    fp16 by 3.5e-4 and 0.8 %; probabilities of entailment of the same model, trained for it, by 1.2e-2 and 1.4e-3
-    (measured). A model that leaves the range with a plain text would do so with most.
+    Cosines of all-MiniLM-L6-v2 moved by up to 2.7e-3 in bf16 and by 3.1e-4 in fp16, probabilities of entailment of a
+    model made of it by 8.7e-3 and 1.9e-3 (benchmarks/precision.py). A model that leaves the range with a plain text
+    would do so with most.
     """
     if not loaded.on_card or torch.cuda.get_device_capability(loaded.device) < TENSOR_CORES:
         return "fp32"
