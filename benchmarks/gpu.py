@@ -135,11 +135,14 @@ def find(tiny: bool, memory_gb: float) -> Card:
 def measure(card: Card) -> None:
     import torch
 
+    from taxoclass.inference import HALF
+
     xp, size = card.xp, 256 if card.tiny else 8192
     a = xp.asarray(np.random.default_rng(0).normal(size=(size, size)))
     card.rates["fp64 product"] = 2 * size**3 / card.clock(lambda: a @ a)
-    half = torch.randn(size, size, device=card.torch_device, dtype=torch.bfloat16)
-    card.rates["bf16 product"] = 2 * size**3 / card.clock(lambda: half @ half)
+    for name, dtype in (HALF | {"fp32": torch.float32}).items():
+        b = torch.randn(size, size, device=card.torch_device, dtype=dtype)
+        card.rates[f"{name} product"] = 2 * size**3 / card.clock(lambda b=b: b @ b)
     host = np.zeros(2**20 if card.tiny else 2**30, np.uint8)
     if card.xp is not np:
         import cupyx
@@ -264,7 +267,7 @@ def dependence(card: Card) -> list[Line]:
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
-SIMILAR = 1e-3  # cosines and probabilities in half precision differ from those in fp32 by no more
+SIMILAR = 1e-3  # cosines and probabilities of these models in half precision differ from those in fp32 by no more
 
 
 def model_folder(folder: Path, shape: dict[str, int]) -> Path:
@@ -329,7 +332,9 @@ def entailment(card: Card) -> list[Line]:
             seconds = card.clock(run, 1)
             rate = f"{tally.tokens / 2 / seconds / 1e3:,.0f} k tokens/s, padding {tally.padding_share:.1%}"
             size = f"{count * len(names):,} pairs of up to {length} tokens"
-            lines.append(text_line(card, "stage 1, entailment", size, seconds, rate, flops, same))
+            lines.append(
+                text_line(card, "stage 1, entailment", size, seconds, rate, flops, scorer.loaded.precision, same)
+            )
     return lines
 
 
@@ -349,17 +354,18 @@ def embedding(card: Card) -> list[Line]:
             flops = encoder.cost(texts, measure=False).flops
             seconds = card.clock(partial(encoder.encode, texts), 1)
             size = f"{count:,} texts of up to {length} tokens"
+            rate = f"{count / seconds:,.0f} texts/s"
             lines.append(
-                text_line(card, "stage 1, vectors", size, seconds, f"{count / seconds:,.0f} texts/s", flops, same)
+                text_line(card, "stage 1, vectors", size, seconds, rate, flops, encoder.loaded.precision, same)
             )
     return lines
 
 
 def text_line(
-    card: Card, work: str, size: str, seconds: float, rate: str, flops: float, same: bool | None = None
+    card: Card, work: str, size: str, seconds: float, rate: str, flops: float, precision: str, same: bool | None = None
 ) -> Line:
-    share = flops / seconds / card.rates["bf16 product"]
-    return Line(work, size, seconds, rate, flops / seconds / 1e12, share, "bf16 product", same, card.peak())
+    of, reached = f"{precision} product", flops / seconds
+    return Line(work, size, seconds, rate, reached / 1e12, reached / card.rates[of], of, same, card.peak())
 
 
 def training(card: Card) -> list[Line]:
@@ -391,8 +397,7 @@ def training(card: Card) -> list[Line]:
         machine = Machine.on(card.torch_device, warn=lambda _: None)
 
         def run(model=model, texts=texts, machine=machine) -> None:
-            given = SelfTrain(self_train_epochs=1, self_train_batch_size=64)
-            settings = SelfTraining.of(given, trainable=True)
+            settings = SelfTraining.of(SelfTrain(self_train_epochs=1), trainable=True)
             with tempfile.TemporaryDirectory() as scratch:
                 self_train_iteration(model, texts, taxonomy, settings, 1, Path(scratch), machine=machine)
 
@@ -400,9 +405,8 @@ def training(card: Card) -> list[Line]:
         # an epoch, and two looks at the whole corpus
         flops += 2 * flops / 3
         size = f"{count:,} texts of up to {length} tokens"
-        lines.append(
-            text_line(card, "stage 4, trained encoder", size, seconds, f"{count / seconds:,.0f} texts/s", flops)
-        )
+        rate = f"{count / seconds:,.0f} texts/s"
+        lines.append(text_line(card, "stage 4, trained encoder", size, seconds, rate, flops, "bf16"))
     return lines
 
 

@@ -28,7 +28,7 @@ PAIRED = 12  # abstracts that are paired with every class
 LENGTH = 64
 STEPS, BATCH = 150, 32
 SEED = 0
-HEAD = ("similarity", "precision", "largest difference", "mean", "above 1e-3", "abstracts with other core classes")
+HEAD = ("similarity", "precision", "largest difference", "mean", "above 1e-3", "other core classes (mining: taxoclass)")
 
 
 def demo() -> tuple[Any, list[list[int]]]:

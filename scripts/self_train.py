@@ -95,7 +95,7 @@ def iterate(stage: Stage, before: dict[str, Any]) -> None:
         start.encoder,
         device,
         stage.runtime.local_files_only,
-        mixed_precision=start.mixed_precision,
+        mixed_precision=settings.mixed_precision,
         warn=stage.warn,
     )
     with progress(stage.name, len(corpus), "text") as bar:

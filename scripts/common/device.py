@@ -79,6 +79,8 @@ def keep_to(card: Card, granted: int) -> None:
 
     # cuDNN plans attention anew for each number and length of texts, which takes longer than most batches
     torch.backends.cuda.enable_cudnn_sdp(False)
+    # sums of parts of a product, rounded to fp16, are coarser, and may leave its range where the product does not
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.cuda.set_device(card.index)
     torch.cuda.set_per_process_memory_fraction(min(granted / card.memory, 1.0), card.index)
 

@@ -84,8 +84,8 @@ class LevelWeights(Settings):
 class Precision(Settings):
     mixed_precision: bool = Field(
         True,
-        description="half precision on a GPU that has it: fp16 where texts are only read, bf16 where an encoder is "
-        "trained; false = fp32, as on a CPU",
+        description="half precision on a GPU that has it: fp16, for an encoder that is trained bf16; "
+        "false = fp32, as on a CPU",
     )
 
 
@@ -309,7 +309,7 @@ class SelfTrain(Optimiser):
     def relevant(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """Without what a fixed encoder leaves unread; only a whole config says that it is fixed."""
         fixed = not settings.get("encoder_trainable", True)
-        return without(settings, ("self_train_lr", "micro_batch", "mixed_precision")) if fixed else settings
+        return without(settings, ("self_train_lr", "micro_batch")) if fixed else settings
 
 
 class Predict(LevelWeights, NameWords):

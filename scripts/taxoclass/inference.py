@@ -26,7 +26,7 @@ BATCH_TOKENS = {"cpu": 8192, "cuda": 65_536}  # a CPU's cache is small, a card w
 TOKENISED = 1024  # texts that the tokenizer is given at once
 CALIBRATION_SECONDS = 0.5
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
-TENSOR_CORES = (7, 0)  # compute capability of the first cards whose products of fp16 are faster than those of fp32
+TENSOR_CORES = (7, 0)  # compute capability of the first cards that have them
 PROBE = "The quick brown fox jumps over the lazy dog."
 
 Warn = Callable[[str], None]
@@ -202,7 +202,7 @@ class Loaded:
     warn: Warn = print
     precision: str = "fp32"  # of products: fp32, or one of HALF
     tally: Tally = field(default_factory=Tally)
-    ceiling: int | None = None  # token budget that an out-of-memory error left
+    ceilings: dict[str, int] = field(default_factory=dict)  # token budgets that out-of-memory errors left, by precision
 
     @property
     def room(self) -> int:
@@ -301,7 +301,7 @@ class Loaded:
         if self.precision in HALF:
             order = self._in_batches(order, lengths, batch_tokens, begin, keep)
             if len(order) and not self.tally.beyond:
-                self.warn(f"{len(order):,} texts leave the range of {self.precision}; such are read in fp32, slower")
+                self.warn(f"some texts leave the range of {self.precision}; they are read again in fp32, slower")
             self.tally.beyond += len(order)
         with self._exactly():
             self._in_batches(order, lengths, batch_tokens, begin, keep)
@@ -329,7 +329,7 @@ class Loaded:
         before: Callable[[], None] | None = None
         most = self.batch_tokens(batch_tokens)
         while len(order):
-            budget = min(most, self.ceiling or most)
+            budget = min(most, self.ceilings.get(self.precision, most))
             rows = order[: fitting(lengths[order[: max(budget, 1)]], budget)]
             wait = self._begin(begin, rows)
             if wait is None:
@@ -369,9 +369,9 @@ class Loaded:
                 f"{self.name}: out of memory with one text of {longest} tokens; lower max_length (now"
                 f" {self.max_length}) or take a smaller model"
             )
-        self.ceiling = len(lengths) * longest // 2
+        budget = self.ceilings[self.precision] = len(lengths) * longest // 2
         self.tally.halvings += 1
-        self.warn(f"out of memory at {len(lengths)} x {longest} tokens; token budget halved to {self.ceiling:,}")
+        self.warn(f"out of memory at {len(lengths)} x {longest} tokens; token budget halved to {budget:,}")
 
     def calibrate(self, length: int, batch_tokens: int | None = None) -> float:
         """Seconds per FLOP, the best of batches that double until they took half a second or one fills the budget.

@@ -478,7 +478,6 @@ def test_what_the_chosen_model_does_not_read_trains_nothing_again(chosen, unread
         ("core_classes", {"word_weight": 0}, "word_language", "german"),
         ("self_train", {"encoder_trainable": False}, "self_train_lr", 1e-5),
         ("self_train", {"encoder_trainable": False}, "micro_batch", 4),
-        ("self_train", {"encoder_trainable": False}, "mixed_precision", False),
         ("evaluate", {"bootstrap_resamples": 0}, "random_seed", 7),
     ],
 )
@@ -486,6 +485,13 @@ def test_what_another_setting_leaves_unread_runs_nothing_again(stage, chosen, ke
     assert stage not in rerun(with_both("taxoclass", **chosen), with_both("taxoclass", **chosen, **{key: value}))
     read = {"encoder_trainable": True}
     assert stage in rerun(with_both("taxoclass", **read), with_both("taxoclass", **read, **{key: value}))
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_every_stage_that_runs_a_model_is_told_the_precision(trainable):
+    loaded = with_both("taxoclass", encoder_trainable=trainable, mixed_precision=False)
+    stages = ("similarity", "train_classifier", "self_train")
+    assert [stage_settings(loaded, stage)["mixed_precision"] for stage in stages] == [False] * 3
 
 
 def test_another_way_of_mining_mines_again():

@@ -20,6 +20,7 @@ from common.stage import Stage
 from common.taxoclass_settings import Similarity, TaxoclassRuntime
 
 GPU = "NVIDIA H200"
+EXACT = types.SimpleNamespace(allow_fp16_reduced_precision_reduction=False)
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +43,8 @@ def machine(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda index: 123 + index)
     monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", lambda on: told.update(cudnn_plans=on))
+    told["products"] = types.SimpleNamespace(allow_fp16_reduced_precision_reduction=True)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", told["products"])
     return told
 
 
@@ -138,7 +141,7 @@ def test_the_next_job_takes_the_next_card(opened, machine):
 )
 def test_torch_takes_no_more_of_the_card_than_was_granted(opened, machine, memory, share, said):
     _, stage, line = opened("auto", 1, present=1, memory=memory)
-    assert machine == {"index": 0, "share": pytest.approx(share), "of": 0, "cudnn_plans": False}
+    assert machine == {"index": 0, "share": pytest.approx(share), "of": 0, "cudnn_plans": False, "products": EXACT}
     assert f"{said} GB of it" in line
     assert stage.peak_device() == 123  # what provenance has
 

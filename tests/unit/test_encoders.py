@@ -445,7 +445,7 @@ def test_a_batch_is_as_large_as_budget_and_padding_allow(lengths, budget):
 def test_every_row_has_one_turn_with_little_padding_and_memory_errors_halve_the_budget(lengths, budget, limit):
     loaded = inference.Loaded.__new__(inference.Loaded)
     warnings: list[str] = []
-    loaded.tally, loaded.ceiling, loaded.warn = Tally(), None, warnings.append
+    loaded.tally, loaded.ceilings, loaded.warn = Tally(), {}, warnings.append
     turns: list[int] = []
     begun, finished = [], []
 
@@ -531,13 +531,13 @@ def card(monkeypatch):
     return seen
 
 
-def reaches(encoder: Encoder, value: float, text: str) -> None:
-    """The first word of this text has this value inside of the encoder's first layer; fp16 ends at 65,504."""
-    loaded, seen = encoder.loaded, []
-    layer = loaded.model.encoder.layer[0]
+def reaches(loaded: inference.Loaded, value: float, text: str) -> None:
+    """The first token of this text has this value inside of the model's first layer; fp16 ends at 65,504."""
+    seen: list[torch.Tensor] = []
+    layer = loaded.model.base_model.encoder.layer[0]
     dense, after = layer.intermediate.dense, layer.output.dense
     with dense.register_forward_pre_hook(lambda _, given: seen.append(given[0][0, len(loaded.frame.before)])):
-        loaded.forward(loaded.pack(loaded.tokens([text], loaded.room)[0]))
+        loaded.forward(loaded.pack(loaded.tokens([text], loaded.room // 2)[0]))
     dense.weight[0] = value * seen[0] / seen[0].square().sum()
     after.weight[:, 0] /= value
 
@@ -559,7 +559,7 @@ def test_a_model_that_fp16_cannot_hold_is_read_in_bf16_where_that_is_not_emulate
     folder, tmp_path, card, bf16, expected
 ):
     encoder = Encoder.load(str(folder), max_length=32)
-    reaches(encoder, 8e4, inference.PROBE)
+    reaches(encoder.loaded, 8e4, inference.PROBE)
     encoder.loaded.model.save_pretrained(tmp_path)
     encoder.loaded.tokenizer.save_pretrained(tmp_path)
     card((9, 0), bf16)
@@ -569,8 +569,8 @@ def test_a_model_that_fp16_cannot_hold_is_read_in_bf16_where_that_is_not_emulate
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_a_text_that_leaves_the_range_of_fp16_is_read_again_in_fp32(folder, pooling):
     encoder = Encoder.load(str(folder), max_length=32, pooling=pooling, chunks=2)
-    texts = ["stone", *sentences(40, longest=60), "stone"]
-    reaches(encoder, 6.7e4, "stone")
+    texts = [" a", *sentences(40, longest=60), "a" + " a" * 30, " a"]  # of "a a a ..." the second window is " a"
+    reaches(encoder.loaded, 6.7e4, " a")
     exact = encoder.encode(texts)
     told: list[str] = []
     done: list[int] = []
@@ -578,7 +578,8 @@ def test_a_text_that_leaves_the_range_of_fp16_is_read_again_in_fp32(folder, pool
     found = encoder.encode(texts, progress=done.append)
     assert encoder.loaded.precision == "fp16" and sum(done) == len(texts)
     again = encoder.tally.beyond
-    assert told == [f"{again} texts leave the range of fp16; such are read in fp32, slower"] and 0 < again < len(texts)
+    assert told == ["some texts leave the range of fp16; they are read again in fp32, slower"]
+    assert 1 < again < encoder.tally.sequences - again
     assert np.abs(found[[0, -1]] - exact[[0, -1]]).max() < 1e-6
     assert np.abs(found - exact).max() < 1e-2
     encoder.encode(texts)
@@ -587,7 +588,7 @@ def test_a_text_that_leaves_the_range_of_fp16_is_read_again_in_fp32(folder, pool
 
 def test_rows_beyond_the_range_have_one_more_turn_and_are_kept_once():
     loaded = inference.Loaded.__new__(inference.Loaded)
-    loaded.tally, loaded.ceiling, loaded.warn, loaded.precision = Tally(), None, lambda _: None, "bf16"
+    loaded.tally, loaded.ceilings, loaded.warn, loaded.precision = Tally(), {}, lambda _: None, "bf16"
     beyond, turns, kept = np.array([0, 3, 4, 19]), [], np.zeros((20, 2))
 
     def begin(rows: np.ndarray) -> Callable[[], np.ndarray]:
@@ -604,7 +605,9 @@ def test_rows_beyond_the_range_have_one_more_turn_and_are_kept_once():
     loaded.run(np.full(20, 8), 64, begin, keep)
     assert np.array_equal(kept, np.column_stack([np.arange(20), np.arange(1, 21)]))
     assert turns[-3:] == [("fp32", [0, 3, 4, 19]), ("fp32", [0, 3]), ("fp32", [4, 19])]
-    assert loaded.precision == "bf16"
+    assert loaded.precision == "bf16" and loaded.ceilings == {
+        "fp32": 16
+    }  # which leaves the batches of bf16 as they are
 
 
 def test_what_is_not_finite_in_fp32_either_is_one_line(encoder):
@@ -622,7 +625,7 @@ def test_cosines_in_fp16_are_nearer_to_those_in_fp32_than_in_bf16(encoder):
         return vectors @ vectors.T
 
     fp32, fp16, bf16 = (cosines(each) for each in ("fp32", "fp16", "bf16"))
-    assert 0 < np.abs(fp16 - fp32).max() < min(5e-3, np.abs(bf16 - fp32).max() / 2)
+    assert 0 < np.abs(fp16 - fp32).max() < np.abs(bf16 - fp32).max() / 2
 
 
 def test_the_key_tells_the_precision(encoder):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_encoders import ARCHITECTURES, Crowded, bert_tokenizer, roberta_tokenizer, save_model, sentences
+from test_encoders import ARCHITECTURES, Crowded, bert_tokenizer, reaches, roberta_tokenizer, save_model, sentences
 
 from common.errors import UserError
 from common.taxoclass_settings import Similarity
@@ -124,6 +124,19 @@ def test_spliced_ids_are_those_of_the_library(tokenizer, premise, hypothesis, sp
     assert ids.tolist() == expected["input_ids"]
     assert types.tolist() == expected["token_type_ids"]
     assert lengths.tolist() == [len(ids)]
+
+
+@pytest.mark.parametrize("score", ["three_way", "entail_vs_contra"])
+def test_pairs_that_leave_the_range_of_fp16_are_scored_again_in_fp32(one_folder, score):
+    scorer = NliScorer.load(str(one_folder), max_length=40, score=score, warn=lambda _: None)
+    reaches(scorer.loaded, 8e4, "stone")
+    documents = ["stone", *sentences(10)]
+    exact = PairScorer(scorer, documents, CLASSES).score_all()
+    scorer.loaded.precision = "fp16"
+    found = PairScorer(scorer, documents, CLASSES).score_all()
+    assert 5 <= scorer.loaded.tally.beyond < 55
+    assert np.abs(found[0] - exact[0]).max() < 1e-5
+    assert np.abs(found - exact).max() < 0.05
 
 
 def test_the_models_inputs_are_those_of_the_library(folder):

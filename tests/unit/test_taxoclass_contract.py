@@ -3,13 +3,18 @@
 import shutil
 import types
 from dataclasses import replace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
 
 import predict
+import self_train
+import similarity
+import train_classifier
 from common.errors import UserError
+from common.taxoclass_settings import SelfTrain, Similarity, TrainClassifier
 from small_models import (
     QUIET,
     N,
@@ -142,6 +147,36 @@ def test_the_predict_command_computes_as_the_model_was_trained(tmp_path, monkeyp
     label()
     assert [each.mixed_precision for each in machines] == [half]
     assert [each["mixed_precision"] for each in opened] == [half]
+
+
+class OpenedError(Exception):
+    """A model would be loaded."""
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_every_stage_opens_its_models_in_the_precision_that_is_set(monkeypatch, half):
+    def opens(*_, mixed_precision: bool, **__):
+        raise OpenedError(mixed_precision)
+
+    for module in (similarity, train_classifier):
+        monkeypatch.setattr(module.Encoder, "load", opens)
+    monkeypatch.setattr(similarity.NliScorer, "load", opens)
+    monkeypatch.setattr(self_train.documents, "reopen", opens)
+    monkeypatch.setattr(self_train.bundle, "weights_digest", lambda _: "made")
+    for module in (train_classifier, self_train):
+        monkeypatch.setattr(module, "open_device", lambda _: "cpu")
+        monkeypatch.setattr(module, "products", MagicMock())
+    monkeypatch.setattr(self_train.bundle, "load", MagicMock())
+    works = [
+        (Similarity, lambda stage: similarity.by_embedding(stage, "cpu", toy(), [])),
+        (Similarity, lambda stage: similarity.by_entailment(stage, "cpu", toy(), [])),
+        (TrainClassifier, train_classifier.work),
+        (SelfTrain, lambda stage: self_train.iterate(stage, {"weights_digest": "made"})),
+    ]
+    for kind, work in works:
+        with pytest.raises(OpenedError) as caught:
+            work(MagicMock(settings=kind(mixed_precision=half)))
+        assert caught.value.args == (half,)
 
 
 def test_the_predict_command_notices_a_full_disk_before_it_predicts(tmp_path, capsys, label, full_disk):

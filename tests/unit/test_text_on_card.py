@@ -10,6 +10,7 @@ import torch
 from common import device
 from small_models import QUIET, close, learn, model_of, self_learn, tokens, trained_encoder, weights
 from taxoclass.encoders import Encoder
+from taxoclass.inference import TENSOR_CORES
 from taxoclass.packing import without_padding
 from taxoclass.scoring import NliScorer, PairScorer
 from taxoclass.training import Machine
@@ -31,18 +32,33 @@ def model(request, tmp_path_factory):
     return test_encoders.save_model(tmp_path_factory.mktemp(architecture), architecture, labels), labels
 
 
-@pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-5), (True, 1e-2)])
+@pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-5), (True, 4e-3)])
 def test_similarities_are_those_of_the_cpu(model, half, tolerance):
     folder, labels = model
+    expected = "fp16" if half and torch.cuda.get_device_capability() >= TENSOR_CORES else "fp32"
 
     def similarity(where: str) -> np.ndarray:
         if labels is None:
-            vectors = Encoder.load(str(folder), where, max_length=32, mixed_precision=half).encode(TEXTS)
+            encoder = Encoder.load(str(folder), where, max_length=32, mixed_precision=half)
+            assert encoder.loaded.precision == (expected if where == "cuda" else "fp32")
+            vectors = encoder.encode(TEXTS)
             return vectors @ vectors.T
         scorer = NliScorer.load(str(folder), where, 32, mixed_precision=half)
+        assert scorer.loaded.precision == (expected if where == "cuda" else "fp32")
         return 1 / (1 + np.exp(-PairScorer(scorer, TEXTS, [["a wave"], ["a stone"]]).score_all()))
 
     assert np.abs(similarity("cuda") - similarity("cpu")).max() <= tolerance
+
+
+def test_texts_beyond_the_range_of_fp16_are_read_again_in_fp32_on_a_card(tmp_path):
+    folder = test_encoders.save_model(tmp_path, "bert")
+    exact, half = (Encoder.load(str(folder), "cuda", 32, mixed_precision=False, warn=lambda _: None) for _ in range(2))
+    for encoder in (exact, half):
+        test_encoders.reaches(encoder.loaded, 6.7e4, "wave")
+    half.loaded.precision = "fp16"
+    texts = ["wave", *(f"{text} {number}" for number in range(100) for text in TEXTS)]
+    assert np.abs(half.encode(texts, 64) - exact.encode(texts, 64)).max() < 1e-2
+    assert half.tally.beyond > 0
 
 
 def test_training_ends_near_the_weights_of_the_cpu(tmp_path):
