@@ -6,6 +6,7 @@ Writes benchmarks/results/packing.txt.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from functools import partial
 from pathlib import Path
@@ -81,6 +82,7 @@ def line(what: str, texts: list[str], micro: int) -> tuple[str, ...]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     import torch
 
     torch.set_num_threads(2)

@@ -6,6 +6,7 @@ of it, which first learns from true and false classes. Writes benchmarks/results
 
 from __future__ import annotations
 
+import argparse
 import csv
 import sys
 import tempfile
@@ -158,6 +159,7 @@ def probabilities(folder: Path, texts: list[str], taxonomy: Any) -> list[tuple[s
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     import torch
 
     torch.set_num_threads(2)
