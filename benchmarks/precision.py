@@ -7,7 +7,6 @@ of it, which first learns from true and false classes. Writes benchmarks/results
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import tempfile
 from collections.abc import Callable
@@ -23,7 +22,6 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import our_text  # noqa: E402
 import written  # noqa: E402
 from measure import machine  # noqa: E402
-from text_rows import abstracts  # noqa: E402
 
 PAIRED = 12  # abstracts that are paired with every class
 LENGTH = 64
@@ -32,19 +30,18 @@ SEED = 0
 HEAD = ("similarity", "precision", "largest difference", "mean", "above 1e-3", "other core classes (mining: taxoclass)")
 
 
-def demo() -> tuple[Any, list[list[int]]]:
-    """The taxonomy of the bundled abstracts, and of each the rows of its classes."""
-    from taxoclass.taxonomy import Taxonomy
+def demo() -> tuple[list[str], Any, list[list[int]]]:
+    """The bundled abstracts, their taxonomy, and of each abstract the rows of its classes."""
+    from taxoclass.corpus import read_corpus, read_labels
+    from taxoclass.reading import read_taxonomy
 
-    def table(name: str) -> list[list[str]]:
-        with open(ROOT / "resources" / "wos1k" / name, encoding="utf-8") as handle:
-            return list(csv.reader(handle, delimiter="\t"))
-
-    classes = table("classes.tsv")[1:]
-    row = {each[0]: at for at, each in enumerate(classes)}
-    edges = np.array([[row[parent], row[child]] for parent, child in table("hierarchy.tsv")], dtype=np.int64)
-    gold = [[row[each] for each in classes.split(",")] for _, classes in table("gold.tsv")]
-    return Taxonomy(tuple(row), tuple((each[1],) for each in classes), edges), gold
+    corpus, classes, hierarchy, gold = (
+        str(ROOT / "resources" / "wos1k" / name)
+        for name in ("corpus.jsonl.gz", "classes.tsv", "hierarchy.tsv", "gold.tsv")
+    )
+    documents, taxonomy = read_corpus(corpus), read_taxonomy(classes, hierarchy)
+    labels = read_labels(gold, taxonomy)
+    return list(documents.texts), taxonomy, [sorted(labels[each]) for each in documents.doc_ids]
 
 
 def learnt(folder: Path, texts: list[str], taxonomy: Any, gold: list[list[int]]) -> Path:
@@ -89,21 +86,15 @@ def hypothesis(taxonomy: Any, row: int) -> str:
     return our_text.TEMPLATE.format(class_name=taxonomy.names[row][0])
 
 
-def core_classes(similarity: np.ndarray, taxonomy: Any) -> list[set[int]]:
+def core_classes(cosines: np.ndarray, taxonomy: Any) -> list[set[int]]:
     """Of each document, as mining: taxoclass finds them."""
     from common.taxoclass_settings import CoreClasses
-    from taxoclass import mining
+    from core_classes import mine
+    from taxoclass.products import SimilarityFile
 
-    given = CoreClasses(mining="taxoclass")
-    candidates = mining.candidates(similarity, taxonomy, mining.Growth.of(given))
-    found = mining.cores(
-        similarity,
-        taxonomy,
-        candidates,
-        percentile=given.confidence_threshold_percentile,
-        require_positive=given.require_positive,
-        min_conf=given.min_conf,
-    )
+    none = np.empty((len(cosines), 0), np.int32)
+    stored = SimilarityFile(cosines, none, none, {"scale": "cosine"})
+    _, found, _ = mine(CoreClasses(mining="taxoclass"), stored, [], taxonomy)
     return [set(part.tolist()) for part in np.split(found.indices, found.indptr[1:-1])]
 
 
@@ -112,13 +103,14 @@ def lines(
 ) -> list[tuple[str, ...]]:
     """similarity() : (N, C); others(exact, found) : how many documents have other core classes."""
     exact, shown = similarity(), []
-    for loaded.precision in ("fp16", "bf16"):
+    for precision in ("fp16", "bf16"):
+        loaded.precision = precision
         found = similarity()
         off = np.abs(found - exact)
         shown.append(
             (
                 what,
-                loaded.precision,
+                precision,
                 f"{off.max():.1e}",
                 f"{off.mean():.1e}",
                 f"{(off > 1e-3).mean():.2%}",
@@ -130,7 +122,6 @@ def lines(
 
 def cosines(texts: list[str], taxonomy: Any) -> list[tuple[str, ...]]:
     from taxoclass.encoders import Encoder
-    from taxoclass.mining import unit_similarity
     from taxoclass.scoring import embedding_scores
 
     encoder = Encoder.load(our_text.MODEL)
@@ -140,7 +131,7 @@ def cosines(texts: list[str], taxonomy: Any) -> list[tuple[str, ...]]:
         return embedding_scores(encoder.encode(texts), encoder.encode(names), np.arange(len(names)))
 
     def others(*sides: np.ndarray) -> str:
-        one, other = (core_classes(unit_similarity(side), taxonomy) for side in sides)
+        one, other = (core_classes(side, taxonomy) for side in sides)
         return f"{sum(a != b for a, b in zip(one, other, strict=True))} of {len(one)}"
 
     return lines(f"cosine, {len(texts)} abstracts", encoder.loaded, similarity, others)
@@ -163,8 +154,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(2)
-    taxonomy, gold = demo()
-    texts = abstracts(len(gold))
+    texts, taxonomy, gold = demo()
     here = machine()
     rows = cosines(texts, taxonomy)
     with tempfile.TemporaryDirectory() as scratch:

@@ -303,12 +303,12 @@ class Loaded:
             if len(order) and not self.tally.beyond:
                 self.warn(f"some texts leave the range of {self.precision}; they are read again in fp32, slower")
             self.tally.beyond += len(order)
-        with self._exactly():
+        with self.in_precision("fp32"):
             self._in_batches(order, lengths, batch_tokens, begin, keep)
 
     @contextlib.contextmanager
-    def _exactly(self) -> Iterator[None]:
-        before, self.precision = self.precision, "fp32"
+    def in_precision(self, precision: str) -> Iterator[None]:
+        before, self.precision = self.precision, precision
         try:
             yield
         finally:
@@ -448,7 +448,7 @@ def load(
 
 
 def _half(loaded: Loaded, pair: bool) -> str:
-    """Precision of a card's products: fp16 has the rate of bf16 and is eight times as exact, but ends at 65,504.
+    """Precision of a card's products: fp16 has the rate of bf16 and three bits more, but ends at 65,504.
 
     Cosines of all-MiniLM-L6-v2 moved by up to 2.7e-3 in bf16 and by 3.1e-4 in fp16, probabilities of entailment of a
     model made of it by 8.7e-3 and 1.9e-3 (benchmarks/precision.py). A model that leaves the range with a plain text
@@ -458,8 +458,9 @@ def _half(loaded: Loaded, pair: bool) -> str:
         return "fp32"
     text = loaded.tokens([PROBE], loaded.room // 2)[0]
     inputs = loaded.pack(text, text if pair else None)
-    loaded.precision = "fp16"
-    if torch.isfinite(loaded.forward(inputs)[0]).all():
+    with loaded.in_precision("fp16"):
+        output = loaded.forward(inputs)[0]
+    if torch.isfinite(output).all():
         return "fp16"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
